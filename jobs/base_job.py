@@ -1,0 +1,24 @@
+"""Run a loaded job: every process it lists, one after the other."""
+
+from __future__ import annotations
+
+from toolkit.config_modules.loading import LoadedJob
+from toolkit.registry import Registry
+
+# Type of a process in a config -> the function that runs it.
+PROCESSES = Registry(
+    "process type",
+    {
+        "sd_trainer": "jobs.process.sd_trainer:run",
+        "diffusion_trainer": "jobs.process.sd_trainer:run",
+        "ui_trainer": "jobs.process.sd_trainer:run",
+        "vae": "jobs.process.vae:run",
+        "to_folder": "jobs.process.to_folder:run",
+    },
+)
+
+
+def run_job(loaded: LoadedJob) -> None:
+    """Run every process of the job. Raises UserError for what the user can mend, JobStopped if it was stopped."""
+    for section in loaded.config.process:
+        PROCESSES.resolve(section.type)(loaded, section)

@@ -1,0 +1,241 @@
+"""Config section -> object: the only place where the config meets constructors."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.config_modules.datasets import DatasetConfig
+from toolkit.config_modules.model import ModelConfig
+from toolkit.config_modules.process import TrainProcess, VaeProcess
+from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
+from toolkit.data.items import MediaItem
+from toolkit.data.order import EpochOrder
+from toolkit.data.scan import scan_dataset
+from toolkit.errors import ConfigError, DatasetError, ModelError, Problem
+from toolkit.models.geometry import size_multiple as read_size_multiple
+from toolkit.models.geometry import vae_size_multiple as read_vae_size_multiple
+from toolkit.paths import resolve_model, resolve_path
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import nn
+
+    from toolkit.data.items import Batch
+    from toolkit.diffusion.diffusion_loss import ItemLosses
+    from toolkit.stable_diffusion_model import StableDiffusion
+    from toolkit.training.ema import ExponentialMovingAverage
+    from toolkit.training.trainer import Trainer, TrainerSettings
+
+TrainingSection = TrainProcess | VaeProcess
+
+
+# -- data ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The items of all datasets of a job, and what was noticed on the way."""
+
+    items: list[MediaItem]
+    notes: list[str]
+    num_pictures: int
+
+
+def scan_datasets(section: TrainingSection, *, size_multiple: int) -> Scan:
+    """Scan every dataset; raises DatasetError with the problems of all of them at once."""
+    items: list[MediaItem] = []
+    notes: list[str] = []
+    problems: list[Problem] = []
+    num_pictures = 0
+    for index, dataset in enumerate(section.datasets):
+        result = scan_dataset(
+            resolve_path(dataset.folder_path),
+            name=dataset_name(index, dataset),
+            resolutions=dataset.resolution,
+            size_multiple=dataset.bucket_tolerance or size_multiple,
+            caption_ext=dataset.caption_ext,
+            default_caption=dataset.default_caption,
+            trigger_word=dataset.trigger_word,
+            caption_dropout_rate=dataset.caption_dropout_rate,
+            use_buckets=dataset.buckets,
+            num_repeats=dataset.num_repeats,
+            flip_x=dataset.flip_x,
+            flip_y=dataset.flip_y,
+            is_reg=dataset.is_reg,
+            loss_multiplier=dataset.loss_multiplier,
+            alpha_color=dataset.alpha_color,
+        )
+        items += result.items
+        num_pictures += result.num_pictures
+        notes += [f"{dataset.folder_path}: {result.summary}", *result.notes]
+        problems += result.problems
+    if problems:
+        raise DatasetError(problems)
+    return Scan(items, notes, num_pictures)
+
+
+def dataset_name(index: int, dataset: DatasetConfig) -> str:
+    """What stands for a dataset in its items' ids: its place in the config and its folder's name."""
+    return f"{index}:{Path(dataset.folder_path).name}"
+
+
+# -- model -----------------------------------------------------------------------------------------------
+
+
+def model_path(model: ModelConfig) -> Path:
+    """The local folder or file of a model that must be local. Raises ModelError."""
+    found = resolve_model(model.name_or_path)
+    if found is None:
+        raise ModelError(Problem("model.not_found", f"no such folder or file: {model.name_or_path}",
+                                 key="model.name_or_path"))  # fmt: skip
+    return found
+
+
+def vae_size_multiple(model: ModelConfig) -> int:
+    """The same for training the autoencoder alone."""
+    return read_vae_size_multiple(model_path(model))
+
+
+def size_multiple(model: ModelConfig) -> int:
+    """Sides of training pictures are multiples of this many pixels; needs no weights."""
+    return read_size_multiple(resolve_model(model.name_or_path))
+
+
+def local_file(name: str, key: str) -> Path:
+    """A file that the config names. Raises ConfigError naming the key."""
+    path = resolve_path(name)
+    if not path.is_file():
+        raise ConfigError(Problem("config.no_file", f"no such file: {name}", key=key))
+    return path
+
+
+def load_model(model: ModelConfig, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> StableDiffusion:
+    """The base model of a config. Raises ModelError."""
+    from toolkit.stable_diffusion_model import StableDiffusion
+
+    return StableDiffusion.load(
+        model.name_or_path,
+        arch=model.arch,
+        dtype=dtype,
+        device=device,
+        vae_path=model.vae_path,
+        from_config=model.from_config,
+        prediction_type=model.prediction_type,
+        seed=seed,
+    )
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype of a config's canonical dtype name."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def training_root(section: TrainingSection) -> Path:
+    """The folder of all runs; relative ones count from the working folder."""
+    return Path(section.training_folder).expanduser()
+
+
+# -- training --------------------------------------------------------------------------------------------
+
+
+def seed(section: TrainingSection) -> int:
+    """The run's seed. Left out it is 0, so that a run can always be repeated."""
+    return section.training_seed if section.training_seed is not None else 0
+
+
+def accelerator(section: TrainingSection) -> Accelerator:
+    """Device and precision of a run; sets torch's thread count where the config does."""
+    import torch
+    from accelerate import PartialState
+
+    from toolkit.accelerator import make_accelerator, pick_device
+
+    if section.train.num_threads is not None:
+        torch.set_num_threads(section.train.num_threads)
+    device = pick_device(section.device)
+    made = make_accelerator(device, torch_dtype(section.train.dtype))
+    if PartialState().num_processes > 1:
+        raise ConfigError("training on several processes at once is not supported yet; start one process")
+    return made
+
+
+def trainer(
+    section: TrainingSection,
+    groups: list[dict[str, Any]],
+    parameters: dict[str, nn.Parameter],
+    made: Accelerator,
+    losses: Callable[[Batch], ItemLosses],
+) -> Trainer:
+    """The loop over `parameters`, still without batches."""
+    from toolkit.training.ema import ExponentialMovingAverage
+    from toolkit.training.lr_schedules import make_schedule
+    from toolkit.training.optimizers import make_optimizer
+    from toolkit.training.trainer import Trainer
+
+    train = section.train
+    return Trainer(
+        trainer_settings(section),
+        losses=losses,
+        parameters=parameters,
+        optimizer=make_optimizer(train.optimizer, groups, lr=train.lr, params=train.optimizer_params),
+        schedule=make_schedule(train.lr_scheduler, train.lr_scheduler_params),
+        batches=iter(()),
+        accelerator=made,
+        ema=ExponentialMovingAverage(parameters, train.ema_config.ema_decay) if train.ema_config.use_ema else None,
+    )
+
+
+def trainer_settings(section: TrainingSection) -> TrainerSettings:
+    """The plain numbers of the loop."""
+    from toolkit.training.trainer import TrainerSettings
+
+    train = section.train
+    return TrainerSettings(
+        steps=train.steps,
+        accumulation=train.gradient_accumulation,
+        max_grad_norm=train.max_grad_norm or None,
+        seed=seed(section),
+        skip_non_finite=train.on_non_finite == "skip",
+    )
+
+
+def intervals(section: TrainingSection) -> dict[str, Any]:
+    """How often to save, preview and log, as keywords of Outputs."""
+    train = section.train
+    return {
+        "save_every": section.save.save_every,
+        "sample_every": section.sample.sample_every,
+        "keep": section.save.max_step_saves_to_keep,
+        "log_every": section.logging.log_every,
+        "sample_first": not train.skip_first_sample,
+        "force_first_sample": train.force_first_sample,
+    }
+
+
+def identity(order: EpochOrder) -> dict[str, Any]:
+    """What a checkpoint remembers of the data, to notice that it changed."""
+    return {"items": order.fingerprint, "num_items": order.num_items, "batches_per_epoch": order.num_batches}
+
+
+def averaged(ema: ExponentialMovingAverage | None) -> AbstractContextManager[None]:
+    """A context in which the model has its averaged weights, if there are any."""
+    return ema.applied() if ema is not None else nullcontext()
+
+
+def with_seed(request: SampleRequest) -> SampleRequest:
+    """The request with a seed drawn now where it asks for a random one."""
+    return replace(request, seed=secrets.randbelow(2**32)) if request.seed == RANDOM_SEED else request
+
+
+def recipe(request: SampleRequest, model: ModelConfig, **more: Any) -> dict[str, Any]:
+    """What a picture's metadata tells of how it was made; the model by its last part, which holds no private path."""
+    return asdict(request) | {"model": Path(model.name_or_path).name} | more

@@ -1,0 +1,120 @@
+"""The data of a diffusion run: caches filled, order fixed, batches streaming from any position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jobs import build
+from jobs.session import Session
+from toolkit.config_modules.process import TrainProcess
+from toolkit.data.batches import BatchMaker
+from toolkit.data.items import Batch, MediaItem
+from toolkit.data.latent_cache import LatentCache
+from toolkit.data.order import EpochOrder
+from toolkit.data.prefetch import prefetch
+from toolkit.data.prompt_cache import PromptCache
+from toolkit.diffusion.timestep_sampling import make_sampler
+from toolkit.paths import cache_root
+
+if TYPE_CHECKING:
+    from jobs.trained_model import TrainedModel
+
+Stream = Generator[Batch, None, None]
+
+# Larger batches gain nothing on a CPU, and their last bits would depend on which pictures are already cached.
+ENCODE_BATCH_SIZE = 1
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Where batches come from. stream(position) yields them endlessly from that micro-batch on."""
+
+    order: EpochOrder
+    stream: Callable[[int], Stream]
+
+    def epoch_of(self, position: int) -> int:
+        """The epoch that micro-batch number `position` belongs to, from 0."""
+        return position // self.order.num_batches
+
+
+def streaming(maker: BatchMaker, order: EpochOrder) -> Callable[[int], Stream]:
+    """Batches from a position on, made one step ahead on a thread."""
+
+    def stream(position: int) -> Stream:
+        return prefetch(batch for _, batch in maker.stream(order, position))  # type: ignore[return-value]
+
+    return stream
+
+
+def prepare_data(
+    section: TrainProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+) -> TrainingData:
+    """Fill the caches that the section asks for; raises JobStopped if stopped meanwhile."""
+    model, seed = trained.model, build.seed(section)
+    latents = _cached_latents(section, items, trained, session)
+    prompts = _cached_prompts(section, items, trained, session)
+    sample_t = make_sampler(section.train.timestep_type, objective=model.objective)
+    maker = BatchMaker(
+        items,
+        seed=seed,
+        latent_shape=lambda bucket: model.latent_spec.shape(bucket.height, bucket.width),
+        sample_t=sample_t,
+        latent_cache=latents,
+        prompt_cache=prompts,
+    )
+    order = EpochOrder(items, section.train.batch_size, seed)
+    return TrainingData(order, streaming(maker, order))
+
+
+def _cached_latents(
+    section: TrainProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+) -> LatentCache | None:
+    """The latents of the datasets that ask for it; on disk if any of them says so."""
+    wanted = {
+        index for index, dataset in enumerate(section.datasets) if dataset.cache_latents or dataset.cache_latents_to_disk
+    }
+    if not wanted:
+        return None
+    on_disk = any(section.datasets[index].cache_latents_to_disk for index in wanted)
+    cache = LatentCache(cache_root() / "latents" if on_disk else None, component_hash(model.vae))
+    model, device = trained.model, trained.device
+    chosen = [item for item in items if int(item.dataset.partition(":")[0]) in wanted]
+    session.phase("caching", "Caching latents")
+    count = cache.fill(
+        chosen,
+        lambda pixels: model.encode_images(pixels.to(device)),
+        batch_size=ENCODE_BATCH_SIZE,
+        progress=session.counted("latents"),
+        should_stop=session.stop_requested,
+    )
+    session.notes(cache.notes)
+    session.say(f"latents: {count} encoded, the rest of {len(chosen)} found in the cache")
+    return cache
+
+
+def _cached_prompts(
+    section: TrainProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+) -> PromptCache | None:
+    """Every caption encoded once, the empty one too; None while a text encoder is trained.
+
+    Captions are few and small next to latents, so they are kept even where the config does not ask for it;
+    `cache_text_embeddings` keeps them on disk.
+    """
+    if trained.trains_text_encoder:
+        return None
+    on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
+    cache = PromptCache(cache_root() / "prompts" if on_disk else None, model.text_encoder_hash)
+    captions = [item.caption for item in items]
+    if any(item.caption_dropout_rate for item in items):
+        captions.append("")
+    session.phase("caching", "Encoding captions")
+    cache.fill(
+        captions,
+        trained.model.encode_prompts,
+        progress=session.counted("captions"),
+        should_stop=session.stop_requested,
+    )
+    session.notes(cache.notes)
+    return cache

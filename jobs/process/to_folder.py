@@ -1,0 +1,65 @@
+"""`type: to_folder`: draws pictures of prompts into a folder, each with its recipe in its metadata."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from jobs import build
+from toolkit.config_modules.loading import LoadedJob
+from toolkit.config_modules.process import GenerateProcess
+from toolkit.errors import ConfigError, JobStopped, Problem
+from toolkit.runs import atomic
+from toolkit.runs.commands import StopRequest
+from toolkit.runs.images import save_image
+
+
+def run(loaded: LoadedJob, section: GenerateProcess) -> None:
+    """Draw every picture of the section. Raises JobStopped if interrupted; finished pictures stay."""
+    from tqdm import tqdm
+
+    from toolkit.accelerator import pick_device
+    from toolkit.model_utils import apply_lora
+    from toolkit.training.previews import preview_context, render
+
+    wanted = section.generate
+    requests = [build.with_seed(request) for request in wanted.requests(draw=secrets.randbelow(2**32))]
+    if not requests:
+        raise ConfigError(Problem("config.no_prompts", "there is nothing to draw: no prompts", key="generate.prompts"))
+    lora = build.local_file(wanted.lora_path, "generate.lora_path") if wanted.lora_path else None
+    folder = _writable(Path(section.output_folder).expanduser())
+    device = pick_device(section.device)
+    dtype = build.torch_dtype(section.dtype or ("float16" if device.type == "cuda" else "float32"))
+    sd = build.load_model(section.model, dtype=dtype, device=device)
+    if lora is not None:
+        matched = apply_lora(sd, lora, wanted.network_multiplier)
+        print(f"LoRA {lora.name}: {matched} modules")
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest().install())
+        stack.enter_context(preview_context(sd.architecture))
+        pictures = render(sd.architecture, requests)
+        for index, request in enumerate(tqdm(requests, desc="Generating images", unit="image")):
+            if stop:
+                raise JobStopped(f"{index} of {len(requests)} pictures written to {folder}")
+            picture = next(pictures)
+            extra: dict[str, Any] = {"lora": lora.name, "network_multiplier": wanted.network_multiplier} if lora else {}
+            path = folder / f"{int(time.time() * 1000)}_{index}.{wanted.ext}"
+            save_image(picture, path, build.recipe(request, section.model, **extra))
+            if wanted.prompt_file:
+                atomic.write_text(path.with_suffix(".txt"), request.prompt, durable=False)
+    print(f"{len(requests)} pictures in {folder}")
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if need be, before a model is loaded for nothing. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = Problem("config.output_folder", f"cannot make {folder}: {error.strerror}", key="output_folder")
+        raise ConfigError(problem) from error
+    return folder
+
+

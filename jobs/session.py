@@ -1,0 +1,134 @@
+"""An open run folder: lock, log, status, metrics and commands of one process, from start to end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from toolkit.config_modules.loading import LoadedJob
+from toolkit.errors import JobStopped
+from toolkit.runs.commands import CommandBox, StopRequest
+from toolkit.runs.layout import RunFolder
+from toolkit.runs.lock import RunLock
+from toolkit.runs.logfile import LogFile
+from toolkit.runs.metrics import MetricsWriter, read_metrics
+from toolkit.runs.status import Phase, StatusWriter
+from toolkit.training.progress import Progress
+
+Value = TypeVar("Value")
+
+
+class Session:
+    """Context manager that owns a run folder. However the block ends, the folder tells how.
+
+    Raises RunError if another process owns the folder or it cannot be written.
+    """
+
+    def __init__(self, loaded: LoadedJob, *, root: Path, name: str, total_steps: int | None = None) -> None:
+        self.loaded = loaded
+        self.folder = RunFolder(root, name)
+        self._total_steps = total_steps
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Session:
+        self.folder.create()
+        with ExitStack() as stack:
+            lock = stack.enter_context(RunLock(self.folder.lock_path))
+            stack.enter_context(LogFile(self.folder.log_path))
+            self.metrics = stack.enter_context(MetricsWriter(self.folder.metrics_path))
+            self.status = stack.enter_context(
+                StatusWriter(
+                    self.folder.status_path, job=self.loaded.config.job, name=self.folder.name,
+                    attempt=self.metrics.attempt, total_steps=self._total_steps,
+                )
+            )  # fmt: skip
+            self.box = CommandBox(self.folder.commands)
+            self.box.clear()
+            self.stop = stack.enter_context(StopRequest(self.box).install())
+            self.notes(lock.notes)
+            self.folder.write_config(self.loaded.raw)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._stack.__exit__(kind, error, trace)
+
+    # -- telling ------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """One line for the person watching, on the terminal and in log.txt."""
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    def notes(self, lines: Iterable[str]) -> None:
+        """Things worth knowing that stop nothing."""
+        for line in lines:
+            self.say(f"note: {line}")
+
+    def phase(self, phase: Phase, info: str) -> None:
+        """Enter a phase, on the terminal and in status.json."""
+        self.say(info)
+        self.status.phase(phase, info)
+
+    def counted(self, what: str) -> Any:
+        """A progress callback (done, total) that shows in status.json and, every second, on the terminal."""
+        last = 0.0
+
+        def show(done: int, total: int) -> None:
+            nonlocal last
+            self.status.tick(info=f"{what} {done}/{total}")
+            now = time.monotonic()
+            if done == total or now - last > 5.0:
+                last = now
+                self.say(f"  {what} {done}/{total}")
+
+        return show
+
+    def each(self, values: Iterable[Value], what: str, total: int) -> Iterator[Value]:
+        """The same values; each one made is progress in status.json."""
+        self.status.update(info=f"{what} - 0/{total}")
+        for done, value in enumerate(values, start=1):
+            yield value
+            self.status.tick(info=f"{what} - {done}/{total}")
+
+    @contextmanager
+    def interlude(self, phase: Phase, info: str, bar: Progress | None) -> Iterator[None]:
+        """A pause of the loop for saving or sampling; the bar waits and the phase before comes back."""
+        before = self.status.status
+        self.metrics.flush()
+        with bar.paused() if bar is not None else nullcontext():
+            self.status.phase(phase, info)
+            try:
+                yield
+            finally:
+                self.status.phase(before.phase, before.info)
+
+    # -- asking -------------------------------------------------------------------------------------
+
+    def commands(self) -> set[str]:
+        """The commands waiting between two steps, taken out of their folder; a signal counts as "stop"."""
+        waiting = self.box.poll() - {"stop"}
+        for name in waiting:
+            self.box.take(name)
+        return waiting | ({"stop"} if self.stop.requested else set())
+
+    def stop_requested(self) -> bool:
+        """Whether to end soon."""
+        return self.stop.requested
+
+    def finish(self, finished: bool) -> None:
+        """Leave the run as finished, or raise JobStopped if it was ended early."""
+        if not finished:
+            raise JobStopped(self.stop.reason or "stopped")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every row so far, of all attempts."""
+        self.metrics.flush()
+        return read_metrics(self.folder.metrics_path)

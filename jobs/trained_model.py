@@ -1,0 +1,146 @@
+"""The model of a training run: loaded, with what is trained made trainable, and saved in its own format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from jobs import build
+from toolkit.config_modules.loading import LoadedJob
+from toolkit.config_modules.process import TrainProcess
+from toolkit.metadata import TrainedFile, build_metadata
+from toolkit.models.sd15.model import SD15
+from toolkit.networks.catalogue import resolve_network
+from toolkit.networks.lora import LoraNetwork
+from toolkit.networks.saving import load_lora_into, save_lora
+from toolkit.stable_diffusion_model import StableDiffusion
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class TrainedModel:
+    """A model and the part of it that learns. groups: parameter groups with their own rates."""
+
+    sd: StableDiffusion
+    device: torch.device
+    network: LoraNetwork | None
+    parameters: dict[str, nn.Parameter]
+    groups: list[dict[str, Any]]
+    trains_text_encoder: bool
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> SD15:
+        """The architecture, which does the work."""
+        return self.sd.architecture
+
+    @property
+    def summary(self) -> str:
+        """One line: what is trained, and how many weights that is."""
+        count = sum(parameter.numel() for parameter in self.parameters.values())
+        what = f"{self.network.num_modules} LoRA modules" if self.network is not None else "the model itself"
+        size = f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
+        return f"training {what}: {size} weights on {self.device}"
+
+
+def load_trained_model(section: TrainProcess, accelerator: Accelerator) -> TrainedModel:
+    """Load the base and attach what is trained. Raises ModelError or ConfigError.
+
+    A frozen base is kept in `model.dtype`; what is trained stays float32, and the forward pass runs in
+    `train.dtype` by autocast.
+    """
+    train, model = section.train, section.model
+    dtype = torch.float32 if section.network is None else build.torch_dtype(model.dtype or train.dtype)
+    sd = build.load_model(model, dtype=dtype, device=accelerator.device, seed=build.seed(section))
+    components: dict[str, nn.Module] = {}
+    if train.train_unet:
+        components["unet"] = sd.unet
+    if train.train_text_encoder:
+        components["text_encoder"] = sd.text_encoder
+    for module in (sd.unet, sd.text_encoder, sd.vae):
+        module.requires_grad_(False).eval()
+    network = None if section.network is None else _attach(section, components)
+    parameters: dict[str, nn.Parameter] = {}
+    groups = []
+    for component, module in components.items():
+        if network is None:
+            module.requires_grad_(True)
+        own = {f"{component}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
+        parameters |= own
+        groups.append(
+            {"params": list(own.values()), "lr": train.denoiser_lr if component == "unet" else train.encoder_lr}
+        )
+        module.train()
+    if train.gradient_checkpointing:
+        _checkpoint_gradients(components)
+    return TrainedModel(sd, accelerator.device, network, parameters, groups, "text_encoder" in components)
+
+
+def _attach(section: TrainProcess, components: dict[str, nn.Module]) -> LoraNetwork:
+    """The network of the section on these components, with its starting weights."""
+    wanted = section.network
+    assert wanted is not None
+    network: LoraNetwork = resolve_network(wanted.type)(
+        components,
+        rank=wanted.rank,
+        alpha=wanted.alpha,
+        seed=build.seed(section),
+        dropout=wanted.dropout or 0.0,
+        only_if_contains=wanted.network_kwargs.only_if_contains,
+        ignore_if_contains=wanted.network_kwargs.ignore_if_contains,
+        transformer_only=wanted.transformer_only,
+    )
+    if wanted.pretrained_lora_path is not None:
+        load_lora_into(network, build.local_file(wanted.pretrained_lora_path, "network.pretrained_lora_path"))
+    return network
+
+
+def _checkpoint_gradients(components: dict[str, nn.Module]) -> None:
+    """Recompute activations in the backward pass."""
+    if "unet" in components:
+        components["unet"].enable_gradient_checkpointing()  # type: ignore[operator]
+    if "text_encoder" in components:
+        components["text_encoder"].gradient_checkpointing_enable()  # type: ignore[operator]
+
+
+def save_trained(
+    loaded: LoadedJob, section: TrainProcess, trained: TrainedModel, path: Path, *, step: int, epoch: int, num_images: int
+) -> Path:
+    """Write what was trained; `path` lacks its extension. Returns the file or folder.
+
+    A network is one file. A full model is a diffusers folder or one file, as `save.save_format` says.
+    """
+    network, save = section.network, section.save
+    dtype = build.torch_dtype(save.dtype)
+    facts = TrainedFile(
+        name=section.name or loaded.config.name,
+        architecture=section.model.arch,
+        step=step,
+        epoch=epoch,
+        resolution=max(side for dataset in section.datasets for side in dataset.resolution),
+        base_model=section.model.name_or_path,
+        network_type=network.type if network is not None else None,
+        rank=network.rank if network is not None else 0,
+        alpha=network.alpha if network is not None else 0.0,
+        prediction_type=trained.model.objective.name,
+        num_images=num_images,
+        trigger_word=section.trigger_word,
+        seed=build.seed(section),
+        user=loaded.config.meta,
+    )
+    if trained.network is not None:
+        target = path.with_name(f"{path.name}.safetensors")
+        save_lora(trained.network, target, dtype=dtype, metadata=build_metadata(facts))
+        return target
+    if save.save_format == "diffusers":
+        trained.sd.save_pretrained(path, dtype=dtype)
+        return path
+    target = path.with_name(f"{path.name}.safetensors")
+    trained.sd.save_single_file(target, dtype=dtype, metadata=build_metadata(facts))
+    return target

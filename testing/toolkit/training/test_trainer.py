@@ -1,0 +1,136 @@
+"""The loop on a linear model, where every number can be worked out by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from toolkit.data.items import Batch, Bucket, MediaItem, Placement
+from toolkit.diffusion.diffusion_loss import ItemLosses
+from toolkit.errors import RunError
+from toolkit.training.ema import ExponentialMovingAverage
+from toolkit.training.lr_schedules import make_schedule
+from toolkit.training.optimizers import make_optimizer
+from toolkit.training.trainer import Trainer, TrainerSettings, TrainingState
+
+
+def item(name: str) -> MediaItem:
+    return MediaItem(name, Path(f"{name}.png"), name, "", "set", Bucket(8, 8), Placement(8, 8, 0, 0))
+
+
+def batch(values: list[float], weights: list[float] | None = None) -> Batch:
+    """Items whose loss is (w * value - 1)^2; the values travel in `latents`."""
+    return Batch(
+        items=tuple(item(f"item{value}") for value in values),
+        captions=tuple("" for _ in values),
+        weights=torch.tensor(weights or [1.0] * len(values)),
+        latents=torch.tensor(values),
+    )
+
+
+class Run:
+    """A trainer of one weight, with the losses it reported."""
+
+    def __init__(self, batches, *, steps=1, optimizer="sgd", lr=0.1, **settings):
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        parameters = {"w": self.weight}
+        params = {"weight_decay": 0.0} if optimizer == "adamw" else None
+        self.reports = []
+        self.trainer = Trainer(
+            TrainerSettings(steps=steps, max_grad_norm=settings.pop("max_grad_norm", None), **settings),
+            losses=self.losses,
+            parameters=parameters,
+            optimizer=make_optimizer(optimizer, [{"params": [self.weight]}], lr=lr, params=params),
+            schedule=make_schedule("constant"),
+            batches=iter(batches),
+            accelerator=Accelerator(cpu=True),
+            ema=ExponentialMovingAverage(parameters, 0.9),
+            state=TrainingState(),
+        )
+
+    def losses(self, part: Batch) -> ItemLosses:
+        errors = (self.weight * part.latents - 1.0) ** 2
+        return ItemLosses(sums=errors, counts=torch.ones_like(errors))
+
+    def after_step(self, report) -> bool:
+        self.reports.append(report)
+        return False
+
+    def run(self):
+        self.finished = self.trainer.run(self)
+        return self
+
+
+def test_unequal_micro_batches_accumulate_to_the_gradient_of_all_items():
+    whole = Run([batch([1, 2, 3, 4, 5, 6])]).run()
+    parts = Run([batch([1, 2, 3, 4]), batch([5, 6])], accumulation=2).run()
+    assert parts.weight.item() == pytest.approx(whole.weight.item(), rel=1e-6)
+    # by hand: gradient at 0 is mean(-2 x) = -7, so the weight moves by 0.7
+    assert whole.weight.item() == pytest.approx(0.7)
+    assert float(parts.reports[0].loss) == pytest.approx(1.0)
+    assert len(parts.reports[0].per_item) == 6
+
+
+def test_item_weights_scale_their_items_and_n_stays_the_count():
+    run = Run([batch([1.0, 1.0], weights=[1.0, 0.5])]).run()
+    assert float(run.reports[0].loss) == pytest.approx(0.75)
+    assert run.weight.item() == pytest.approx(0.1 * (2 * 1.0 + 2 * 0.5) / 2)
+    assert run.reports[0].per_item.tolist() == [1.0, 1.0]
+
+
+def test_the_gradient_is_clipped_and_its_norm_before_is_reported():
+    run = Run([batch([10.0])], max_grad_norm=1.0).run()
+    assert float(run.reports[0].grad_norm) == pytest.approx(20.0)
+    assert run.weight.item() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_non_finite_loss_stops_the_run_names_its_files_and_spares_the_weights():
+    batches = [batch([1.0]), batch([float("nan"), 2.0]), batch([1.0]), batch([1.0])]
+    run = Run(batches, steps=4, optimizer="adamw")
+    with pytest.raises(RunError, match=r"step 2: the loss is not finite .*itemnan.png, item2.0.png"):
+        run.run()
+    assert torch.isfinite(run.weight)
+    assert run.trainer.state.step <= 3, "the flag must be read at most one step later"
+
+
+def test_skipping_goes_on_as_if_the_step_had_not_been():
+    nan = float("nan")
+    struck = Run([batch([1.0]), batch([nan]), batch([2.0])], steps=3, optimizer="adamw", skip_non_finite=True).run()
+    spared = Run([batch([1.0]), batch([2.0])], steps=2, optimizer="adamw").run()
+    assert torch.equal(struck.weight, spared.weight)
+    assert struck.trainer.state.skipped == 1
+
+
+class Waits(TorchDispatchMode):
+    """Records every operation that makes the host wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default or "nonzero" in str(function):
+            self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_that_does_not_log_never_waits_for_the_device():
+    run = Run([batch([1.0, 2.0]) for _ in range(6)], steps=6, optimizer="adamw", max_grad_norm=1.0)
+    with Waits() as waits:
+        run.run()
+    assert waits.seen == []
+    with Waits() as waits:
+        float(run.reports[0].loss)
+    assert waits.seen, "the detector must see a host read"
+
+
+def test_the_watcher_can_end_the_run():
+    class Stopper(Run):
+        def after_step(self, report):
+            super().after_step(report)
+            return report.step == 2
+
+    run = Stopper([batch([1.0]) for _ in range(9)], steps=9).run()
+    assert run.finished is False and run.trainer.state.step == 2 and run.trainer.state.position == 2

@@ -1,0 +1,98 @@
+"""The `generate` section: which pictures a generation job writes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from toolkit.config_modules.base import Float, Int, Section, Text
+from toolkit.config_modules.sample import (
+    RANDOM_SEED,
+    ImageFormat,
+    Negative,
+    Prompt,
+    SampleRequest,
+    SamplerName,
+    Seed,
+    Size,
+    make_request,
+)
+from toolkit.paths import resolve_path
+from toolkit.seeding import keyed_random
+
+
+def _read_prompts(value: Any) -> Any:
+    """The lines of a prompt file, blank ones left out; a list stays as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        lines = resolve_path(value).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        message = "cannot read the prompt file {file}: {reason}"
+        raise PydanticCustomError("prompt_file", message, {"file": value, "reason": reason}) from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+class GenerateConfig(Section):
+    """Pictures of a list of prompts."""
+
+    NOT_YET: ClassVar = {"prompt_2": None, "neg_2": None, "compile": False}
+
+    prompts: Annotated[
+        list[Prompt], BeforeValidator(_read_prompts, json_schema_input_type=list[str] | str)
+    ] = Field(min_length=1, description="Texts to draw, or the path of a text file with one on each line.")
+    sampler: SamplerName = Field(
+        "ddpm", description="Sampler by name; a flow-matching model takes flowmatch."
+    )
+    width: Size = Field(512, description="Pixels, rounded down to a multiple of 8.")
+    height: Size = Field(512, description="Pixels, rounded down to a multiple of 8.")
+    size_list: list[Annotated[list[Size], Field(min_length=2, max_length=2)]] | None = Field(
+        None, description="Sizes [width, height] in pixels, one picked at random for each picture."
+    )
+    neg: Negative = Field("", description="What to steer away from.")
+    seed: Seed = Field(
+        RANDOM_SEED, description="Seed of the starting noise; repeats count up; -1: a new one each time."
+    )
+    guidance_scale: Float = Field(7.0, ge=0, description="Strength of classifier-free guidance; 1 is none.")
+    guidance_rescale: Float = Field(0.0, ge=0, le=1, description="Share of variance correction, in [0, 1].")
+    sample_steps: Int = Field(20, ge=1, description="Denoising steps.")
+    ext: ImageFormat = Field(
+        "png", description="File format: png, jpg or webp; png carries its recipe as metadata."
+    )
+    prompt_file: bool = Field(False, description="Write each picture's prompt to a .txt beside it.")
+    num_repeats: Int = Field(1, ge=1, description="Pictures of each prompt.")
+    random_prompts: bool = Field(
+        False, description="Draw max_images prompts, each joined from random ones of the list."
+    )
+    max_random_per_prompt: Int = Field(
+        1, ge=1, description="With random_prompts: the most that are joined into one."
+    )
+    max_images: Int = Field(10000, ge=1, description="The most pictures that are written.")
+    shuffle: bool = Field(False, description="Draw the prompts in random order.")
+    lora_path: Text | None = Field(None, description="LoRA file applied to the model (null: none).")
+    network_multiplier: Float = Field(1.0, description="Strength of the LoRA.")
+
+    def requests(self, *, draw: int = 0) -> list[SampleRequest]:
+        """Every picture to draw, in order. `draw` keys the random choices when seed is -1."""
+        key = draw if self.seed == RANDOM_SEED else self.seed
+        random = keyed_random("generate", key)
+        prompts = list(self.prompts)
+        if self.random_prompts:
+            counts = [random.randint(1, self.max_random_per_prompt) for _ in range(self.max_images)]
+            prompts = [", ".join(random.choice(prompts) for _ in range(count)) for count in counts]
+        if self.shuffle:
+            random.shuffle(prompts)
+        pairs = [(prompt, repeat) for prompt in prompts for repeat in range(self.num_repeats)]
+        requests = []
+        for prompt, repeat in pairs[: self.max_images]:
+            width, height = random.choice(self.size_list) if self.size_list else (self.width, self.height)
+            requests.append(make_request(prompt, self._values(repeat) | {"width": width, "height": height}))
+        return requests
+
+    def _values(self, repeat: int) -> dict[str, Any]:
+        seed = self.seed if self.seed == RANDOM_SEED else self.seed + repeat
+        names = ("neg", "guidance_scale", "guidance_rescale", "sample_steps", "sampler", "network_multiplier")
+        return {name: getattr(self, name) for name in names} | {"seed": seed}

@@ -1,0 +1,89 @@
+"""Settings that every training loop has, whatever it trains: steps, optimizer, schedule, EMA, guards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+from toolkit.config_modules.base import Float, Int, Section, one_of
+from toolkit.config_modules.names import (
+    DTYPES,
+    DTYPES_NOT_YET,
+    LR_SCHEDULERS,
+    OPTIMIZERS,
+    OPTIMIZERS_NOT_YET,
+)
+
+Dtype = Annotated[str, *one_of("dtype", DTYPES, DTYPES_NOT_YET)]
+
+
+class EMAConfig(Section):
+    """Exponential moving average of the trained weights."""
+
+    NOT_YET: ClassVar = {"use_feedback": False, "param_multiplier": 1.0}
+
+    use_ema: bool = Field(
+        False, description="Keep a moving average of the trained weights; it is saved and previewed."
+    )
+    ema_decay: Float = Field(
+        0.999, ge=0, lt=1, description="Share of the old average kept at each step, in [0, 1)."
+    )
+
+
+class LoopConfig(Section):
+    """The loop itself. A step is one update of the weights."""
+
+    ALIASES: ClassVar = {"gradient_accumulation_steps": "gradient_accumulation"}
+
+    steps: Int = Field(1000, ge=1, description="Optimizer steps of the whole run.")
+    batch_size: Int = Field(1, ge=1, description="Pictures per micro-batch, all of one bucket.")
+    gradient_accumulation: Int = Field(
+        1,
+        ge=1,
+        description="Micro-batches per optimizer step; a step sees batch_size times this many pictures.",
+    )
+    lr: Float = Field(1e-6, ge=0, description="Peak learning rate.")
+    optimizer: Annotated[str, *one_of("optimizer", OPTIMIZERS, OPTIMIZERS_NOT_YET)] = Field(
+        "adamw", description="Optimizer by name; the 8-bit ones need bitsandbytes and a GPU."
+    )
+    optimizer_params: dict[str, Any] = Field(
+        {}, description="The optimizer's own keywords, such as weight_decay or betas."
+    )
+    lr_scheduler: Annotated[str, *one_of("LR schedule", LR_SCHEDULERS)] = Field(
+        "constant", description="Course of the learning rate over the run."
+    )
+    lr_scheduler_params: dict[str, Any] = Field(
+        {},
+        description="The schedule's own keywords, such as num_warmup_steps (updates), num_cycles or step_size.",
+    )
+    max_grad_norm: Float = Field(
+        1.0, ge=0, description="Gradients are scaled down to this global L2 norm; 0 does not clip."
+    )
+    dtype: Dtype = Field("float32", description="Precision of the forward pass: fp32, bf16 or fp16.")
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass: less memory, about 30 % more time."
+    )
+    ema_config: EMAConfig = Field(EMAConfig(), description="Moving average of the trained weights.")
+    skip_first_sample: bool = Field(False, description="No previews before the first step.")
+    force_first_sample: bool = Field(False, description="Previews before the first step even when resuming.")
+    disable_sampling: bool = Field(False, description="No previews at all.")
+    on_non_finite: Literal["abort", "skip"] = Field(
+        "abort",
+        description="On a loss or gradient that is not finite: abort naming the files, or skip the step.",
+    )
+    num_threads: Int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of torch (null: torch's default). Results are bit-exact per number.",
+    )
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Refuse the legacy accumulation over a whole epoch by its own name."""
+        if str(data.get("gradient_accumulation")) == "-1":
+            raise PydanticCustomError(
+                "not_yet", "gradient_accumulation_steps: -1 (an epoch) is not supported yet"
+            )
+        return data

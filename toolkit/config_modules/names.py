@@ -1,0 +1,77 @@
+"""Names that a config may use for dtypes, samplers, optimizers and architectures. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Every spelling -> the attribute of torch it means.
+DTYPES = {
+    "fp32": "float32", "float32": "float32", "float": "float32", "single": "float32",
+    "bf16": "bfloat16", "bfloat16": "bfloat16",
+    "fp16": "float16", "float16": "float16", "half": "float16",
+}  # fmt: skip
+DTYPES_NOT_YET = ("8bit", "float8", "fp8", "e4m3fn", "e5m2")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A scheduler class of diffusers and the settings that make it the sampler of that name."""
+
+    scheduler: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_KARRAS = {"use_karras_sigmas": True}
+# Plain DPM-Solver (not ++) has no last step to sigma 0: diffusers refuses that combination.
+_DPM = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+_DPMPP = {"algorithm_type": "dpmsolver++"}
+
+SAMPLERS = {
+    "ddpm": Sampler("DDPMScheduler"),
+    "ddim": Sampler("DDIMScheduler"),
+    "pndm": Sampler("PNDMScheduler"),
+    "lms": Sampler("LMSDiscreteScheduler"),
+    "k_lms": Sampler("LMSDiscreteScheduler", _KARRAS),
+    "euler": Sampler("EulerDiscreteScheduler"),
+    "k_euler": Sampler("EulerDiscreteScheduler", _KARRAS),
+    "euler_a": Sampler("EulerAncestralDiscreteScheduler"),
+    "dpmsolver": Sampler("DPMSolverMultistepScheduler", _DPM),
+    "k_dpmsolver": Sampler("DPMSolverMultistepScheduler", _DPM | _KARRAS),
+    "dpmsolver++": Sampler("DPMSolverMultistepScheduler", _DPMPP),
+    "k_dpmsolver++": Sampler("DPMSolverMultistepScheduler", _DPMPP | _KARRAS),
+    "dpmsingle": Sampler("DPMSolverSinglestepScheduler"),
+    "heun": Sampler("HeunDiscreteScheduler"),
+    "dpm_2": Sampler("KDPM2DiscreteScheduler"),
+    "dpm_2_a": Sampler("KDPM2AncestralDiscreteScheduler"),
+    "lcm": Sampler("LCMScheduler"),
+    "flowmatch": Sampler("FlowMatchEulerDiscreteScheduler"),
+}
+SAMPLERS_NOT_YET = ("custom_lcm", "mean_flow")
+
+# Equal to the tables in toolkit/training (a test compares them); those import torch, a config check must not.
+OPTIMIZERS = (
+    "adamw", "adam", "sgd", "adagrad", "adafactor", "adamw8bit", "adam8bit", "lion8bit", "prodigy",
+)  # fmt: skip
+OPTIMIZERS_NOT_YET = (
+    "adam8", "adamw8", "ademamix8bit", "lion", "prodigy8bit", "dadaptation", "dadaptationadam",
+    "dadaptationlion", "dadaptadam", "dadaptlion", "automagic", "automagic2", "automagic3",
+)  # fmt: skip
+LR_SCHEDULERS = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "step",
+)  # fmt: skip
+
+NETWORKS_NOT_YET = ("locon", "lycoris", "loha", "lorm", "lokr", "dora", "fullrank", "lierla")
+
+ARCHES = {"sd1": "sd1", "sd15": "sd1"}
+ARCHES_NOT_YET = (
+    "sd2", "sd3", "sdxl", "ssd", "vega", "pixart", "pixart_sigma", "auraflow", "flux", "flex1", "flex2", "flux2",
+    "flux_kontext", "lumina2", "chroma", "chroma_radiance", "hidream", "hidream_e1", "f-lite", "omnigen2",
+    "qwen_image", "qwen_image_edit", "qwen_image_edit_plus", "wan21", "wan21_i2v", "wan22_5b", "wan22_14b",
+    "wan22_14b_i2v", "zimage", "cogview4",
+)  # fmt: skip
+# ai-toolkit's older way to say which architecture a model has.
+ARCH_FLAGS = (
+    "is_xl", "is_v2", "is_v3", "is_flux", "is_pixart", "is_pixart_sigma", "is_auraflow", "is_lumina2",
+    "is_ssd", "is_vega",
+)  # fmt: skip

@@ -1,0 +1,154 @@
+"""The entries of `process:`: one class for each `type`, made of sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from toolkit.config_modules.base import Float, Int, Section, Text
+from toolkit.config_modules.datasets import DatasetConfig
+from toolkit.config_modules.generate import GenerateConfig
+from toolkit.config_modules.loop import Dtype, LoopConfig
+from toolkit.config_modules.model import ModelConfig
+from toolkit.config_modules.network import LoggingConfig, NetworkConfig, SaveConfig
+from toolkit.config_modules.sample import ImageFormat, SampleConfig
+from toolkit.config_modules.train import TrainConfig
+
+_UI_DATABASE = "the run folder is what the UI reads; a job knows no database"
+
+
+def _handed_down(
+    data: dict[str, Any], section: str, values: Mapping[str, Any], *, override: bool = False
+) -> None:
+    """Fill keys that a section (or each of a list of sections) leaves out from another section's."""
+    inner = data.get(section)
+
+    def fill(entry: Any) -> Any:
+        if not isinstance(entry, Mapping):
+            return entry
+        given = {k: v for k, v in values.items() if v is not None and (override or entry.get(k) is None)}
+        return {**entry, **given}
+
+    if isinstance(inner, list):
+        data[section] = [fill(entry) for entry in inner]
+    elif inner is not None:
+        data[section] = fill(inner)
+
+
+def _get(data: Mapping[str, Any], section: str, key: str) -> Any:
+    inner = data.get(section)
+    return inner.get(key) if isinstance(inner, Mapping) else None
+
+
+class RunProcess(Section):
+    """What every process that writes a run folder has."""
+
+    training_folder: Text = Field(
+        min_length=1, description="Folder of all runs; this one gets a folder of its name."
+    )
+    name: Text | None = Field(None, description="Name of the run (null: config.name).")
+    device: Text | None = Field(
+        None, description="Device such as cuda:0, mps or cpu (null: the best there is)."
+    )
+    training_seed: Int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Seed of noise, noise levels, order and dropout (null: chosen by the run).",
+    )
+    save: SaveConfig = Field(SaveConfig(), description="What is written while training.")
+    logging: LoggingConfig = Field(LoggingConfig(), description="What is recorded while training.")
+    model: ModelConfig = Field(description="The base model.")
+    datasets: list[DatasetConfig] = Field(min_length=1, description="Folders of pictures to train on.")
+
+
+class TrainProcess(RunProcess):
+    """Training of a diffusion model: a network on top of it, or the model itself."""
+
+    NOT_YET: ClassVar = {
+        "log_dir": None, "torch_profiler": False, "embedding": None, "adapter": None, "decorator": None,
+        "guidance": None, "slider": None,
+    }  # fmt: skip
+    IDLE: ClassVar = {
+        "performance_log_every": (0, "seconds per step are in every row of metrics.jsonl"),
+        "sqlite_db_path": ("./aitk_db.db", _UI_DATABASE),
+        "save_before_stop": (False, "a stopped run always leaves a checkpoint"),
+    }  # fmt: skip
+
+    type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer"] = Field(description="Kind of process.")
+    trigger_word: Text | None = Field(
+        None, description="Word placed in every caption and for [trigger] in previews."
+    )
+    network: NetworkConfig | None = Field(
+        None, description="Adapter to train (null: the model itself is trained)."
+    )
+    train: TrainConfig = Field(TrainConfig(), description="Steps, optimizer, noise and loss.")
+    sample: SampleConfig = Field(SampleConfig(), description="Previews while training.")
+    first_sample: SampleConfig | None = Field(
+        None, description="Previews before the first step only (null: sample's)."
+    )
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Hand down what one section says for another."""
+        _handed_down(data, "datasets", {"trigger_word": data.get("trigger_word")})
+        if _get(data, "train", "cache_text_embeddings") is True:
+            _handed_down(data, "datasets", {"cache_text_embeddings": True}, override=True)
+        _handed_down(data, "model", {"dtype": _get(data, "train", "dtype")})
+        if _get(data, "train", "noise_scheduler") == "flowmatch":
+            for section in ("sample", "first_sample"):
+                _handed_down(data, section, {"sampler": "flowmatch"})
+        return data
+
+
+class VaeLossConfig(Section):
+    """Weights of the terms of the autoencoder's loss, each a mean over a picture's elements."""
+
+    mse: Float = Field(1.0, ge=0, description="Weight of the squared error of pixels.")
+    mae: Float = Field(0.0, ge=0, description="Weight of the absolute error of pixels.")
+    pooled_mse: Float = Field(0.0, ge=0, description="Weight of the squared error of 4 x 4 averages.")
+    kl: Float = Field(1e-6, ge=0, description="Weight of the divergence of the latents from a unit Gaussian.")
+
+
+class VaeSampleConfig(Section):
+    """Pictures that are encoded and decoded for the eye while training."""
+
+    NULL_MEANS: ClassVar = {"sample_every": 0}
+
+    sample_every: Int = Field(
+        100, ge=0, description="Steps between previews; 0 or null draws none while training."
+    )
+    sources: list[Text] = Field(
+        [], description="Pictures to reconstruct (empty: the first few of the datasets)."
+    )
+    format: ImageFormat = Field("png", description="File format of the previews: jpg, png or webp.")
+
+
+class VaeProcess(RunProcess):
+    """Training of the model's autoencoder on pictures; captions are not read."""
+
+    type: Literal["vae"] = Field(description="Kind of process.")
+    train: LoopConfig = Field(LoopConfig(), description="Steps and optimizer.")
+    vae_loss: VaeLossConfig = Field(VaeLossConfig(), description="Weights of the loss's terms.")
+    sample: VaeSampleConfig = Field(VaeSampleConfig(), description="Previews while training.")
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Hand down what one section says for another."""
+        _handed_down(data, "model", {"dtype": _get(data, "train", "dtype")})
+        return data
+
+
+class GenerateProcess(Section):
+    """Pictures drawn into a folder."""
+
+    type: Literal["to_folder"] = Field(description="Kind of process.")
+    output_folder: Text = Field(min_length=1, description="Folder that receives the pictures.")
+    device: Text | None = Field(
+        None, description="Device such as cuda:0, mps or cpu (null: the best there is)."
+    )
+    dtype: Dtype | None = Field(None, description="Precision (null: fp16 on a GPU, fp32 on a CPU).")
+    model: ModelConfig = Field(description="The model that draws.")
+    generate: GenerateConfig = Field(description="What is drawn.")

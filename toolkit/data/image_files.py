@@ -1,0 +1,179 @@
+"""Open a picture as every viewer shows it: fully decoded, upright, 8-bit RGB. Torch-free.
+
+Whatever is wrong with a file comes out as one DatasetError that names the file and the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from toolkit.errors import DatasetError, Problem
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+WHITE = (255, 255, 255)
+
+# What Pillow may find behind those suffixes. EPS and friends, which run other programs, stay out.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # JPEG includes MPO
+READABLE_MODES = frozenset(
+    ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I")
+    + ("I;16", "I;16L", "I;16B", "I;16N")
+)
+# All that Pillow 10 to 13 raised on pictures with flipped, missing and repeated bytes.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+)
+_NOT_PICTURES = {
+    b"version https://git-lfs": "a Git LFS pointer, not the picture itself; run: git lfs pull",
+    b"<!doctype html": "an HTML page, not a picture; the download went wrong",
+    b"<html": "an HTML page, not a picture; the download went wrong",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a verified picture is: hash of the file's bytes, upright size in pixels, remarks for the user."""
+
+    sha256: str
+    width: int
+    height: int
+    remarks: tuple[str, ...] = ()
+
+
+def unreadable(path: Path, reason: str, *, code: str = "data.unreadable_image") -> DatasetError:
+    """The error for a picture that cannot be used."""
+    remedy = "replace the picture or move it out of the dataset"
+    return DatasetError(Problem(code, reason, file=str(path), remedy=remedy))
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, f"cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise unreadable(path, "the file is empty (0 bytes)")
+    for start, reason in _NOT_PICTURES.items():
+        if data[:64].lstrip().lower().startswith(start):
+            raise unreadable(path, reason)
+    return data
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn whatever Pillow raises inside into a DatasetError about `path`."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels"
+        reason = f"too large to be decoded safely (more than {limit}); scale it down"
+        raise unreadable(path, reason, code="data.huge_image") from error
+    except UnidentifiedImageError as error:
+        reason = "not a PNG, JPEG or WebP picture, or its first bytes are damaged"
+        raise unreadable(path, reason) from error
+    except _DECODING_ERRORS as error:
+        text = str(error) or type(error).__name__
+        raise unreadable(path, f"cannot be decoded: {text}") from error
+
+
+def _decode(data: bytes) -> Image.Image:
+    """The decoded picture as stored, first frame."""
+    image = Image.open(BytesIO(data), formats=FORMATS)
+    image.load()
+    if image.mode not in READABLE_MODES:
+        raise ValueError(f"pictures of mode {image.mode} are not supported; save it as 8-bit RGB")
+    return image
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """The picture turned as its EXIF data says, and a remark if those cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image), None
+    except _DECODING_ERRORS:
+        return image, "its EXIF data are damaged; shown as stored"
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Grey values 0 to 65535 scaled, not clipped, to 8 bits; mode L, or LA if one value is transparent."""
+    import numpy  # here because only such pictures need it
+
+    values = numpy.asarray(image).astype(numpy.int64)
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise ValueError("its values exceed 16 bits; save it as 8-bit RGB")
+    grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(numpy.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    alpha = Image.fromarray(numpy.where(values == transparent, 0, 255).astype(numpy.uint8))
+    return Image.merge("LA", (grey, alpha))
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    """Printing colours to sRGB, through the embedded profile where there is a usable one."""
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            converted = ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None
+        if converted is not None:
+            return converted
+    return image.convert("RGB")
+
+
+def to_rgb(image: Image.Image, alpha_color: tuple[int, int, int] = WHITE) -> Image.Image:
+    """A decoded picture of any mode to 8-bit RGB; transparent parts take on `alpha_color`."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _from_16_bit(image)
+    if image.mode == "CMYK":
+        return _from_cmyk(image)
+    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB")
+    if image.mode in ("La", "PA"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    rgba = image.convert("RGBA")
+    flat = Image.new("RGB", rgba.size, alpha_color)
+    flat.paste(rgba, mask=rgba.getchannel("A"))
+    return flat
+
+
+def open_rgb(path: Path, alpha_color: tuple[int, int, int] = WHITE) -> Image.Image:
+    """The picture of a file, upright, in 8-bit RGB. Raises DatasetError with the file and the reason."""
+    data = _read_bytes(path)
+    with _naming(path):
+        return to_rgb(_upright(_decode(data))[0], alpha_color)
+
+
+def inspect_image(path: Path) -> ImageFacts:
+    """Verify a picture by decoding all of it. Raises DatasetError with the file and the reason."""
+    data = _read_bytes(path)
+    with _naming(path):
+        image = _decode(data)
+        num_frames = getattr(image, "n_frames", 1)
+        upright, remark = _upright(image)
+        if upright.mode == "I":
+            _from_16_bit(upright)
+    remarks = [remark] if remark else []
+    if num_frames > 1 and image.format != "MPO":  # MPO: a photo with a second view of the same scene
+        remarks.append(f"animated ({num_frames} frames); the first one is used")
+    return ImageFacts(hashlib.sha256(data).hexdigest(), *upright.size, tuple(remarks))

@@ -1,0 +1,83 @@
+"""What the data path hands around: an item (no tensors) and a batch of them.
+
+Legend: B batch, C latent channels, H W image rows and columns (pixels), h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolkit.prompt_utils import Conditioning
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bucket:
+    """A size in pixels that whole batches share. `frames` is 1 for pictures."""
+
+    width: int
+    height: int
+    frames: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a picture fills its bucket: scale to (scaled_width, scaled_height), cut the bucket at (left, top), flip."""
+
+    scaled_width: int
+    scaled_height: int
+    left: int
+    top: int
+    flip_x: bool = False
+    flip_y: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MediaItem:
+    """One picture of one dataset at one resolution. Equal in every process that scans the same folder.
+
+    id: sha256 of the file's bytes, with dataset, resolution, flip and repeat. caption: as read from its
+    source, trigger word in place, before any dropout or shuffle (those are drawn per epoch).
+    """
+
+    id: str
+    path: Path
+    sha256: str
+    caption: str
+    dataset: str
+    bucket: Bucket
+    placement: Placement
+    caption_dropout_rate: float = 0.0
+    is_reg: bool = False
+    loss_multiplier: float = 1.0
+    network_weight: float = 1.0
+    alpha_color: tuple[int, int, int] = (255, 255, 255)
+    control_paths: tuple[Path, ...] = ()
+    mask_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B items of one bucket, ready for a step; made on the CPU, float32.
+
+    captions: the final text of each item. pixels (B, 3, H, W) in [-1, 1] or latents (B, C, h, w) (one of
+    both may be None); noise like latents; t (B,) in [0, 1]; weights (B,); mask (B, 1, h, w) or None.
+    conditioning is None when the text encoder runs inside the step.
+    """
+
+    items: tuple[MediaItem, ...]
+    captions: tuple[str, ...]
+    weights: Tensor
+    noise: Tensor | None = None
+    t: Tensor | None = None
+    latents: Tensor | None = None
+    pixels: Tensor | None = None
+    conditioning: Conditioning | None = None
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)

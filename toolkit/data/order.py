@@ -1,0 +1,77 @@
+"""The order of items: a pure function of (seed, epoch), the same for any number of ranks. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from toolkit.data.items import Bucket, MediaItem
+from toolkit.seeding import keyed_random
+
+
+def _shares(num_items: int, world_size: int) -> list[int]:
+    """How many of a chunk's items each rank takes: as equal as can be."""
+    each, extra = divmod(num_items, world_size)
+    return [each + (rank < extra) for rank in range(world_size)]
+
+
+class EpochOrder:
+    """Batches of item indices. Every item comes exactly once per epoch, over all ranks together.
+
+    Per bucket the items are shuffled and cut into chunks of batch_size * world_size; the chunks are shuffled
+    and dealt to the ranks, so that all ranks always work on one size. The last chunk of a bucket may be
+    smaller, and then leave a rank with an empty batch. Within a bucket items are counted by id, so renaming
+    files changes nothing.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[MediaItem],
+        batch_size: int,
+        seed: int,
+        world_size: int = 1,
+        rank: int = 0,
+    ) -> None:
+        """Raises ValueError for no items, two of one id, or numbers out of range."""
+        if not items:
+            raise ValueError("there are no items to order")
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}")
+        if len({item.id for item in items}) < len(items):
+            raise ValueError("two items have the same id; give datasets of one folder different names")
+        self.seed = seed
+        self.num_items = len(items)
+        self._chunk_size = batch_size * world_size
+        self._world_size = world_size
+        self._rank = rank
+        by_id = sorted(range(len(items)), key=lambda index: items[index].id)
+        self._buckets: dict[Bucket, list[int]] = {bucket: [] for bucket in sorted({i.bucket for i in items})}
+        digest = hashlib.sha256()
+        for index in by_id:
+            bucket = items[index].bucket
+            self._buckets[bucket].append(index)
+            digest.update(f"{items[index].id} {bucket.width} {bucket.height} {bucket.frames}\n".encode())
+        self.fingerprint: str = digest.hexdigest()
+        self.num_batches: int = sum(-(-len(group) // self._chunk_size) for group in self._buckets.values())
+
+    def chunks(self, epoch: int) -> list[tuple[int, ...]]:
+        """The batches of all ranks together, in order."""
+        chunks: list[tuple[int, ...]] = []
+        for bucket, group in self._buckets.items():
+            key = (self.seed, epoch, bucket.width, bucket.height, bucket.frames)
+            shuffled = list(group)
+            keyed_random("order", *key).shuffle(shuffled)
+            chunks += [
+                tuple(shuffled[i : i + self._chunk_size]) for i in range(0, len(shuffled), self._chunk_size)
+            ]
+        keyed_random("chunks", self.seed, epoch).shuffle(chunks)
+        return chunks
+
+    def batches(self, epoch: int) -> list[tuple[int, ...]]:
+        """This rank's batches of an epoch, num_batches of them; indices into the items."""
+        mine = []
+        for chunk in self.chunks(epoch):
+            shares = _shares(len(chunk), self._world_size)
+            start = sum(shares[: self._rank])
+            mine.append(chunk[start : start + shares[self._rank]])
+        return mine

@@ -1,0 +1,133 @@
+"""The loss of a batch, item by item: the one function that training and evaluation share.
+
+Legend: B batch, C latent channels, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from toolkit.diffusion.criteria import Criterion
+from toolkit.diffusion.loss_weighting import Weighting
+from toolkit.diffusion.objectives import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class ItemLosses:
+    """sums (B,): weighted errors added up over an item's valid elements; counts (B,): how many those are."""
+
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def per_item(self) -> Tensor:
+        """Mean weighted error of every item (B,) float32; 0 for an item without valid elements."""
+        return self.sums / self.counts.clamp(min=torch.finfo(self.counts.dtype).tiny)
+
+
+class Denoiser(Protocol):
+    """What the loss asks of a model; toolkit.models.base.Architecture has it."""
+
+    objective: Objective
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
+
+    def encode_prompts(self, prompts: list[str], images: list[Tensor] | None = None) -> Any:
+        """B prompts -> their conditioning."""
+
+    def predict(self, noisy: Tensor, t: Tensor, conditioning: Any) -> Tensor:
+        """noisy (B, C, h, w), t (B,) -> prediction (B, C, h, w)."""
+
+
+class NoisedBatch(Protocol):
+    """What the loss reads of a batch; toolkit.data.items.Batch has it."""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """B texts."""
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """(B, 3, H, W) in [-1, 1]."""
+
+    @property
+    def latents(self) -> Tensor | None:
+        """(B, C, h, w)."""
+
+    @property
+    def noise(self) -> Tensor | None:
+        """Like the latents."""
+
+    @property
+    def t(self) -> Tensor | None:
+        """(B,) in [0, 1]."""
+
+    @property
+    def conditioning(self) -> Any:
+        """What predict takes, or None."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, 1, h, w), how much each place counts, or None."""
+
+
+def _latents_of(model: Denoiser, batch: NoisedBatch) -> Tensor:
+    """The batch's latents, or its pixels encoded, without a gradient: the autoencoder does not learn here."""
+    if batch.latents is not None:
+        return batch.latents
+    if batch.pixels is None:
+        raise ValueError("a batch needs latents or pixels")
+    with torch.no_grad():
+        return model.encode_images(batch.pixels)
+
+
+def diffusion_loss(
+    model: Denoiser,
+    batch: NoisedBatch,
+    *,
+    criterion: Criterion,
+    weighting: Weighting | None = None,
+    conditioning: Any = None,
+    latents: Tensor | None = None,
+) -> ItemLosses:
+    """The error of the model's prediction for every item, weighted by noise level and mask, not reduced.
+
+    conditioning and latents stand in for the batch's; without either the captions and pixels are encoded.
+    batch.weights are left to the caller: they weigh items against each other, not elements.
+    Raises ValueError if the batch has no noise or t.
+    """
+    if batch.noise is None or batch.t is None:
+        raise ValueError("a batch needs noise and t")
+    latents = (_latents_of(model, batch) if latents is None else latents).float()
+    noise = batch.noise.to(latents.device, torch.float32)
+    t = batch.t.to(latents.device, torch.float32)
+    if conditioning is None:
+        conditioning = batch.conditioning
+    if conditioning is None:
+        conditioning = model.encode_prompts(list(batch.captions))
+    # An enclosing autocast is for the network; noising and the error stay float32.
+    with torch.autocast(latents.device.type, enabled=False):
+        noisy = model.objective.add_noise(latents, noise, t)
+        target = model.objective.target(latents, noise, t)
+    prediction = model.predict(noisy, t, conditioning)
+    with torch.autocast(latents.device.type, enabled=False):
+        errors = criterion(prediction.float(), target)
+        if weighting is not None:
+            errors = errors * weighting(model.objective, t).reshape(-1, *[1] * (errors.ndim - 1))
+        return _sum_valid(errors, batch.mask)
+
+
+def _sum_valid(errors: Tensor, mask: Tensor | None) -> ItemLosses:
+    """errors (B, ...) and how much each element counts -> sums and counts (B,)."""
+    if mask is None:
+        sums = errors.flatten(1).sum(1)
+        return ItemLosses(sums, torch.full_like(sums, errors[0].numel()))
+    valid = mask.to(errors.device, torch.float32).expand_as(errors)
+    # Where nothing counts, an infinite error must not turn into 0 * inf.
+    counted = torch.where(valid > 0, errors * valid, torch.zeros_like(errors))
+    return ItemLosses(counted.flatten(1).sum(1), valid.flatten(1).sum(1))

@@ -1,0 +1,123 @@
+"""Which architectures there are, as data: read by forms, checks and error messages. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from toolkit.errors import ModelError, Problem, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureEntry:
+    """One architecture. loader: "module:function" with the arguments of toolkit.models.sd15.loading.load.
+
+    resolution: the side in pixels its base models were trained at; noise_scheduler: as train.noise_scheduler.
+    """
+
+    name: str
+    title: str
+    loader: str | None = None
+    aliases: tuple[str, ...] = ()
+    noise_scheduler: str = "flowmatch"
+    resolution: int = 1024
+
+    @property
+    def supported(self) -> bool:
+        """Whether a model of this architecture can be loaded today."""
+        return self.loader is not None
+
+    def load(self) -> Callable[..., Any]:
+        """The loading function, imported now. Raises ModelError if the architecture is not supported yet."""
+        if self.loader is None:
+            ready = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.supported)
+            problem = f"{self.name} ({self.title}) is not supported yet"
+            raise ModelError(Problem("model.arch", problem, key="model.arch", remedy=f"supported: {ready}"))
+        module, _, attribute = self.loader.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+_ENTRIES = [
+    ArchitectureEntry(
+        "sd15",
+        "Stable Diffusion 1.x",
+        "toolkit.models.sd15.loading:load",
+        aliases=("sd1", "sd1.5"),
+        noise_scheduler="ddpm",
+        resolution=512,
+    ),
+    ArchitectureEntry("sd2", "Stable Diffusion 2.x", noise_scheduler="ddpm", resolution=768),
+    ArchitectureEntry("sdxl", "Stable Diffusion XL", aliases=("xl",), noise_scheduler="ddpm"),
+    ArchitectureEntry("ssd", "Segmind SSD-1B", noise_scheduler="ddpm"),
+    ArchitectureEntry("vega", "Segmind Vega", noise_scheduler="ddpm"),
+    ArchitectureEntry("sd3", "Stable Diffusion 3", aliases=("sd3.5",)),
+    ArchitectureEntry("pixart", "PixArt-alpha", noise_scheduler="ddpm"),
+    ArchitectureEntry("pixart_sigma", "PixArt-Sigma", noise_scheduler="ddpm"),
+    ArchitectureEntry("auraflow", "AuraFlow"),
+    ArchitectureEntry("flux", "FLUX.1"),
+    ArchitectureEntry("flex1", "Flex.1"),
+    ArchitectureEntry("flex2", "Flex.2"),
+    ArchitectureEntry("flux_kontext", "FLUX.1 Kontext"),
+    ArchitectureEntry("flux2", "FLUX.2"),
+    ArchitectureEntry("lumina2", "Lumina Image 2"),
+    ArchitectureEntry("chroma", "Chroma"),
+    ArchitectureEntry("chroma_radiance", "Chroma Radiance"),
+    ArchitectureEntry("hidream", "HiDream I1"),
+    ArchitectureEntry("hidream_e1", "HiDream E1"),
+    ArchitectureEntry("f-lite", "F Lite"),
+    ArchitectureEntry("omnigen2", "OmniGen 2"),
+    ArchitectureEntry("qwen_image", "Qwen-Image"),
+    ArchitectureEntry("qwen_image_edit", "Qwen-Image-Edit"),
+    ArchitectureEntry("qwen_image_edit_plus", "Qwen-Image-Edit Plus"),
+    ArchitectureEntry("wan21", "Wan 2.1", aliases=("wan21:1b", "wan21:14b")),
+    ArchitectureEntry("wan21_i2v", "Wan 2.1 image to video", aliases=("wan21_i2v:14b",)),
+    ArchitectureEntry("wan22_5b", "Wan 2.2 5B"),
+    ArchitectureEntry("wan22_14b", "Wan 2.2 14B", aliases=("wan22_14b:t2v",)),
+    ArchitectureEntry("wan22_14b_i2v", "Wan 2.2 14B image to video"),
+    ArchitectureEntry("zimage", "Z-Image", aliases=("zimage:turbo", "zimage:deturbo")),
+    ArchitectureEntry("cogview4", "CogView 4"),
+]
+
+ARCHITECTURES: dict[str, ArchitectureEntry] = {entry.name: entry for entry in _ENTRIES}
+_BY_ALIAS = {alias: entry for entry in _ENTRIES for alias in (entry.name, *entry.aliases)}
+
+
+def find_architecture(name: str) -> ArchitectureEntry:
+    """The entry of a name or alias; an `arch:tag` counts as its arch. Raises ModelError with a suggestion."""
+    key = name.lower()
+    entry = _BY_ALIAS.get(key) or _BY_ALIAS.get(key.partition(":")[0])
+    if entry is not None:
+        return entry
+    guess = did_you_mean(name, _BY_ALIAS)
+    hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(ARCHITECTURES)}"
+    raise ModelError(Problem("model.arch", f"unknown architecture '{name}'; {hint}", key="model.arch"))
+
+
+def pipeline_architecture(class_name: str) -> ArchitectureEntry | None:
+    """The entry whose base models are saved as this pipeline class of diffusers, or None."""
+    return ARCHITECTURES.get(_PIPELINES.get(class_name, ""))
+
+
+_PIPELINES = {
+    "StableDiffusionPipeline": "sd15",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "PixArtAlphaPipeline": "pixart",
+    "PixArtSigmaPipeline": "pixart_sigma",
+    "AuraFlowPipeline": "auraflow",
+    "FluxPipeline": "flux",
+    "FluxKontextPipeline": "flux_kontext",
+    "Flux2Pipeline": "flux2",
+    "Lumina2Pipeline": "lumina2",
+    "ChromaPipeline": "chroma",
+    "HiDreamImagePipeline": "hidream",
+    "QwenImagePipeline": "qwen_image",
+    "QwenImageEditPipeline": "qwen_image_edit",
+    "QwenImageEditPlusPipeline": "qwen_image_edit_plus",
+    "WanPipeline": "wan21",
+    "WanImageToVideoPipeline": "wan21_i2v",
+    "ZImagePipeline": "zimage",
+    "CogView4Pipeline": "cogview4",
+}

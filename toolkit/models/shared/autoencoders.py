@@ -1,0 +1,62 @@
+"""Autoencoders by themselves: load or build one, measure its latents, save it.
+
+Legend: N pictures, H W image rows and columns.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from toolkit.errors import ModelError, Problem
+from toolkit.models.shared.initialisation import init_autoencoder
+from toolkit.runs import atomic
+from toolkit.seeding import keyed_generator
+
+
+def load_autoencoder(path: Path, *, from_config: bool = False, seed: int = 0) -> AutoencoderKL:
+    """The AutoencoderKL of a folder in diffusers' layout (its own, or a pipeline's `vae/`), float32.
+
+    from_config: random weights drawn from `seed` where config.json alone is needed. Raises ModelError.
+    """
+    folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
+    if not (folder / "config.json").is_file():
+        problem = Problem(
+            "model.no_vae", "no autoencoder here: neither vae/config.json nor config.json", file=str(path)
+        )
+        raise ModelError(problem)
+    if from_config:
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+        init_autoencoder(vae, keyed_generator("init", seed, "vae"))
+        return vae
+    try:
+        return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    except OSError as error:
+        raise ModelError(Problem("model.vae", str(error).splitlines()[0], file=str(folder))) from error
+
+
+@torch.no_grad()
+def latent_std(vae: AutoencoderKL, pixels: Tensor, batch_size: int = 16) -> float:
+    """Standard deviation of the latents of pixels (N, 3, H, W) in [-1, 1]; scaling_factor is its inverse.
+
+    Rombach et al. 2022 (arXiv:2112.10752), appendix G: latents are rescaled to unit standard deviation.
+    """
+    parts = [
+        vae.encode(part.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        for part in pixels.split(batch_size)
+    ]
+    return float(torch.cat(parts).std())
+
+
+def save_autoencoder(vae: AutoencoderKL, folder: Path, *, dtype: torch.dtype) -> Path:
+    """Write the autoencoder as a folder in diffusers' layout, cast to dtype; returns the folder."""
+    copied = copy.deepcopy(vae).to(device="cpu", dtype=dtype)
+    with atomic.writing_folder(folder) as beside:
+        copied.save_pretrained(beside)
+        for path in beside.iterdir():
+            path.chmod(0o644)
+    return folder

@@ -1,0 +1,104 @@
+"""Models by name: from a folder, a file, or the Hugging Face hub, with errors a user can act on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from toolkit.errors import ModelError, Problem
+from toolkit.paths import models_root, resolve_model
+
+MODEL_KEY = "model.name_or_path"  # the key of a job file that named the model
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_LOOKS_LIKE_FILE = (".safetensors", ".ckpt", ".pt", ".bin")
+
+
+def refuse(
+    name: str, message: str, *, remedy: str | None = None, key: str = MODEL_KEY
+) -> NoReturn:
+    """Raise the ModelError of a model that cannot be had."""
+    raise ModelError(Problem("model.load", f"'{name}': {message}", key=key, remedy=remedy))
+
+
+def find_model(name: str, *, key: str = MODEL_KEY) -> Path | None:
+    """The local file or folder `name` means, None if it is a hub id. Raises ModelError if it is neither."""
+    path = resolve_model(name)
+    if path is not None:
+        if not path.exists():
+            refuse(name, f"the embedded model is missing from {path}", remedy="restore the checkout", key=key)
+        return path
+    if not _HUB_ID.fullmatch(name) or name.endswith(_LOOKS_LIKE_FILE):
+        where = f"looked in the working folder and in {models_root()}"
+        refuse(name, "no such file or folder, and not a hub id", remedy=where, key=key)
+    return None
+
+
+def download_pipeline(repo_id: str, *, key: str = MODEL_KEY) -> Path:
+    """The cached folder of a diffusers model on the hub, downloaded if need be. Raises ModelError."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        # The safety checker is larger than the text encoder and judges pictures that training never sees.
+        folder = DiffusionPipeline.download(repo_id, safety_checker=None, feature_extractor=None)
+    except (OSError, EntryNotFoundError, ValueError) as error:
+        explain_hub_error(repo_id, error, key=key)
+    return Path(folder)
+
+
+def download_folder(repo_id: str, patterns: list[str], *, key: str) -> Path:
+    """The cached folder of some files of a hub repository, downloaded if need be. Raises ModelError."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+    except (OSError, EntryNotFoundError, ValueError) as error:
+        explain_hub_error(repo_id, error, key=key)
+
+
+def explain_hub_error(repo_id: str, error: Exception, *, key: str) -> NoReturn:
+    """Raise the ModelError that says what a failed download means for the user."""
+    reasons = list(_chain(error))
+    message, remedy = f"cannot be downloaded: {_first_line(error)}", None
+    if any(isinstance(reason, GatedRepoError) for reason in reasons):
+        message = "is gated: its owner wants its terms accepted first"
+        remedy = f"accept them at https://huggingface.co/{repo_id} and set HF_TOKEN"
+    elif any(isinstance(reason, RepositoryNotFoundError) for reason in reasons):
+        message = "no such model on the hub, or it is private"
+        remedy = "check the spelling; for a private model set HF_TOKEN"
+    elif any(isinstance(reason, OfflineModeIsEnabled) for reason in reasons):
+        message = "is not in the local cache, and HF_HUB_OFFLINE forbids a download"
+        remedy = "unset HF_HUB_OFFLINE, or give a local folder or file"
+    elif any(isinstance(reason, LocalEntryNotFoundError) for reason in reasons):
+        message = "is not in the local cache, and the hub cannot be reached"
+        remedy = "check the network, or give a local folder or file"
+    elif any(isinstance(reason, EntryNotFoundError) for reason in reasons):
+        message = "the hub repository is not a diffusers model (no model_index.json)"
+        remedy = "download its .safetensors file and give its path"
+    elif any(isinstance(reason, HfHubHTTPError) for reason in reasons):
+        message = f"the hub refused: {_first_line(error)}"
+    raise ModelError(Problem("model.hub", f"'{repo_id}': {message}", key=key, remedy=remedy)) from error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and those that led to it."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

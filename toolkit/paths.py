@@ -1,0 +1,43 @@
+"""Where things live in the repository, and how a name given by a user becomes a path. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_ROOT = ROOT / "config"
+ASSETS_ROOT = ROOT / "toolkit" / "assets"
+DATASETS_ROOT = ROOT / "datasets"
+OUTPUT_ROOT = ROOT / "output"
+
+# Models that come with the repository, by the name a config may use.
+EMBEDDED_MODELS = {"tiny-sd": ASSETS_ROOT / "tiny_sd"}
+
+
+def models_root() -> Path:
+    """The folder where local models are looked up: $MODELS_PATH, or `models/` in the repository."""
+    return Path(os.environ.get("MODELS_PATH") or ROOT / "models")
+
+
+def cache_root() -> Path:
+    """The user's cache folder for this program: $XDG_CACHE_HOME/ai-toolkit, else ~/.cache/ai-toolkit."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ai-toolkit"
+
+
+def resolve_path(name: str | os.PathLike[str]) -> Path:
+    """A user's path: `~` expanded; relative paths count from the working folder, else from the repository."""
+    path = Path(name).expanduser()
+    if path.is_absolute() or path.exists() or not (ROOT / path).exists():
+        return path
+    return ROOT / path
+
+
+def resolve_model(name_or_path: str) -> Path | None:
+    """The local folder or file that `name_or_path` means, or None if it can only be a hub id."""
+    if name_or_path in EMBEDDED_MODELS:
+        return EMBEDDED_MODELS[name_or_path]
+    for candidate in (resolve_path(name_or_path), models_root() / name_or_path):
+        if candidate.exists():
+            return candidate
+    return None

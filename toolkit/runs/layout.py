@@ -1,0 +1,213 @@
+"""The run folder: where every file of a run lies and what it is called. Torch-free.
+
+output/<name>/config.yaml  log.txt  status.json  metrics.jsonl  run.lock
+              samples/{ms}__{step:09d}_{i}.jpg   checkpoints/   commands/
+              <name>.safetensors   <name>_000000250.safetensors
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ConfigError, Problem, RunError
+from toolkit.runs import atomic
+
+SCHEMA_VERSION = 1
+SAMPLE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_MODEL_EXTENSIONS = r"(?:\.safetensors|\.pt|)"  # the last one: a folder in diffusers' layout
+_SAMPLE = re.compile(r"(\d+)__(\d{9,})_(\d+)\.(" + "|".join(SAMPLE_EXTENSIONS) + ")", re.ASCII)
+_WINDOWS_FORBIDDEN = '<>:"|?*'
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Sample:
+    """One preview picture: of which step, of which prompt, made when (milliseconds since 1970)."""
+
+    step: int
+    index: int
+    ms: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder `root/name` of one run. Raises ConfigError for a name that cannot be a folder."""
+
+    root: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+        reason = bad_name(self.name)
+        if reason:
+            remedy = "choose a name of letters, digits, '-', '_', '.' and spaces"
+            problem = Problem("config.name", f"name {self.name!r} {reason}", key="config.name", remedy=remedy)
+            raise ConfigError(problem)
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.root / self.name
+
+    @property
+    def config_path(self) -> Path:
+        """The job as it was started, with ${VAR} unexpanded."""
+        return self.path / "config.yaml"
+
+    @property
+    def log_path(self) -> Path:
+        """Everything the run wrote to its terminal."""
+        return self.path / "log.txt"
+
+    @property
+    def status_path(self) -> Path:
+        """What the run does right now."""
+        return self.path / "status.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One row for every logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def lock_path(self) -> Path:
+        """The file that says which process owns the folder."""
+        return self.path / "run.lock"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of preview pictures."""
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of full training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def commands(self) -> Path:
+        """The folder in which `stop`, `save` and `sample` are put."""
+        return self.path / "commands"
+
+    @property
+    def contact_sheet_path(self) -> Path:
+        """Prompts by steps in one picture."""
+        return self.path / "contact_sheet.png"
+
+    @property
+    def loss_plot_path(self) -> Path:
+        """The loss over the steps in one picture."""
+        return self.path / "loss.png"
+
+    def create(self) -> None:
+        """Make the folder and its subfolders; existing ones are kept. Raises RunError if it cannot."""
+        for folder in (self.path, self.samples, self.checkpoints, self.commands):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                message = f"cannot make this folder: {reason}"
+                remedy = "set training_folder to a place you can write to"
+                raise RunError(Problem("run.folder", message, file=str(folder), remedy=remedy)) from error
+
+    def write_config(self, raw: Mapping[str, Any]) -> None:
+        """Write config.yaml from the job as loaded, which must still hold ${VAR} rather than secrets."""
+        import yaml
+
+        body = yaml.safe_dump(_plain_yaml(raw), sort_keys=False, allow_unicode=True, width=100)
+        atomic.write_text(self.config_path, f"# schema_version: {SCHEMA_VERSION}\n{body}")
+
+    def final_name(self, extension: str = ".safetensors") -> str:
+        """The name of the finished model; with extension "" a folder in diffusers' layout."""
+        return f"{self.name}{extension}"
+
+    def step_name(self, step: int, extension: str = ".safetensors") -> str:
+        """The name of the model saved after optimizer step `step`."""
+        return f"{self.name}_{step:09d}{extension}"
+
+    def sample_name(self, ms: int, step: int, index: int, extension: str = "jpg") -> str:
+        """The name of the preview of prompt `index` after `step`, made at `ms` milliseconds since 1970."""
+        return f"{ms}__{step:09d}_{index}.{extension.lstrip('.')}"
+
+    def parse_step(self, path: Path | str) -> int | None:
+        """The step in the name of a model of this very run, or None: 'foo' never claims foo_bar_000000250."""
+        pattern = re.escape(self.name) + r"_(\d{9,})" + _MODEL_EXTENSIONS
+        match = re.fullmatch(pattern, Path(path).name, re.ASCII)
+        return int(match[1]) if match else None
+
+    def step_files(self) -> list[tuple[int, Path]]:
+        """Every saved model of this run with its step, the oldest step first."""
+        if not self.path.is_dir():
+            return []
+        found = ((self.parse_step(path), path) for path in self.path.iterdir())
+        return sorted((step, path) for step, path in found if step is not None)
+
+    def prune_step_files(self, keep: int) -> list[Path]:
+        """Delete all but the models of the last `keep` steps; returns what was deleted, oldest first."""
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        files = self.step_files()
+        kept = set(sorted({step for step, _ in files})[-keep:])
+        doomed = [path for step, path in files if step not in kept]
+        for path in doomed:
+            atomic.remove(path)
+        return doomed
+
+    def list_samples(self) -> list[Sample]:
+        """Every preview on disk, ordered by step, prompt and time."""
+        if not self.samples.is_dir():
+            return []
+        found = [parse_sample(path) for path in self.samples.iterdir()]
+        return sorted(sample for sample in found if sample is not None)
+
+    def samples_by_step(self) -> dict[int, dict[int, Path]]:
+        """step -> prompt index -> newest preview (a resumed run makes some of them again)."""
+        grouped: dict[int, dict[int, Path]] = {}
+        for sample in self.list_samples():
+            grouped.setdefault(sample.step, {})[sample.index] = sample.path
+        return grouped
+
+
+def parse_sample(path: Path) -> Sample | None:
+    """What the name of a preview says, or None if it is not one."""
+    match = _SAMPLE.fullmatch(path.name)
+    return Sample(int(match[2]), int(match[3]), int(match[1]), path) if match else None
+
+
+def bad_name(name: str) -> str | None:
+    """Why `name` cannot name a run, or None if it can."""
+    if not name or name != name.strip():
+        return "is empty or begins or ends with a blank"
+    if name.startswith(".") or name.endswith("."):
+        return "begins or ends with a dot"
+    if any(letter in "/\\" for letter in name):
+        return "holds a path separator"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        return "holds a control character"
+    if os.name == "nt" and any(letter in _WINDOWS_FORBIDDEN for letter in name):
+        return f"holds one of {_WINDOWS_FORBIDDEN}"
+    if len(name.encode("utf-8", "replace")) > 200:  # file names end at 255 bytes; ours add up to 30
+        return "is longer than 200 bytes"
+    return None
+
+
+def check_schema(version: object, path: Path) -> None:
+    """Raise RunError if `path` was written by a newer program than this one."""
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        message = f"schema_version {version} is newer than this program reads ({SCHEMA_VERSION})"
+        raise RunError(Problem("run.newer", message, file=str(path), remedy="update the toolkit"))
+
+
+def _plain_yaml(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_yaml(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_yaml(entry) for entry in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)

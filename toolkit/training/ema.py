@@ -1,0 +1,60 @@
+"""Exponential moving average of the trained weights, updated in place by a few fused calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class ExponentialMovingAverage:
+    """shadow <- d * shadow + (1 - d) * weights after every update, in float32.
+
+    d = min(decay, (1 + n) / (10 + n)) at the n-th update, the warm-up of diffusers' EMAModel, so that the
+    first steps are not dominated by the starting weights.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"EMA decay {decay} must be in [0, 1)")
+        self.decay = decay
+        self.num_updates = 0
+        self._parameters = dict(parameters)
+        self.shadow: dict[str, Tensor] = {
+            name: parameter.detach().clone().float() for name, parameter in self._parameters.items()
+        }
+
+    def decay_at(self, num_updates: int) -> float:
+        """The decay used by update number `num_updates` (from 1)."""
+        return min(self.decay, (1 + num_updates) / (10 + num_updates))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the shadow towards the weights; nothing is read back from the device."""
+        self.num_updates += 1
+        weights = [parameter.detach().float() for parameter in self._parameters.values()]
+        torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - self.decay_at(self.num_updates))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights; afterwards its own, bit for bit."""
+        kept = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._write(self.shadow)
+        try:
+            yield
+        finally:
+            self._write(kept)
+
+    @torch.no_grad()
+    def _write(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
+
+    @torch.no_grad()
+    def load(self, shadow: Mapping[str, Tensor], num_updates: int) -> None:
+        """Continue from a saved average. Raises KeyError if a weight is missing."""
+        for name, tensor in self.shadow.items():
+            tensor.copy_(shadow[name])
+        self.num_updates = num_updates

@@ -1,0 +1,83 @@
+"""Preview pictures through diffusers' own pipeline: what is seen here is what other programs will show."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from toolkit.config_modules.sample import SampleRequest
+    from toolkit.models.base import Architecture
+    from toolkit.networks.base import Network
+    from toolkit.training.ema import ExponentialMovingAverage
+
+
+@contextmanager
+def preview_context(
+    architecture: Architecture,
+    *,
+    ema: ExponentialMovingAverage | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[None]:
+    """Ready the model for sampling and put everything back: a preview leaves the next loss bit-equal.
+
+    Inside: modules in eval mode, averaged weights in place, no gradients. Restored after: the training
+    flags, the weights, and the global random generators of python, numpy and torch.
+    """
+    roots = [*architecture.denoisers.values(), *architecture.text_encoders.values()]
+    flags = [(module, module.training) for root in roots for module in root.modules()]
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(enabled=True))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(autocast())
+        if ema is not None:
+            stack.enter_context(ema.applied())
+        for root in roots:
+            root.eval()
+        try:
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
+            random.setstate(python_state)
+            numpy.random.set_state(numpy_state)
+
+
+def render(
+    architecture: Architecture, requests: Sequence[SampleRequest], *, network: Network | None = None
+) -> Iterator[Image.Image]:
+    """One picture per request, in order; equal requests of one model give equal pixels.
+
+    Seeds of -1 must have been replaced. Call inside `preview_context` while training.
+    """
+    from toolkit.models.shared.samplers import make_scheduler
+
+    pipeline = architecture.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    trained_multiplier = network.multiplier if network is not None else 1.0
+    try:
+        for request in requests:
+            pipeline.scheduler = make_scheduler(request.sampler, pipeline.scheduler.config)
+            if network is not None:
+                network.multiplier = request.network_multiplier
+            yield pipeline(
+                prompt=request.prompt,
+                negative_prompt=request.neg,
+                width=request.width,
+                height=request.height,
+                num_inference_steps=request.sample_steps,
+                guidance_scale=request.guidance_scale,
+                guidance_rescale=request.guidance_rescale,
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+            ).images[0]
+    finally:
+        if network is not None:
+            network.multiplier = trained_multiplier

@@ -1,0 +1,164 @@
+"""The training loop. It knows batches, losses and an optimizer; not which model or job it serves.
+
+A step: micro-batches -> per-item losses x weights -> sum / N -> backward -> clip -> veto -> update -> EMA.
+N counts the items of the whole optimizer step, so accumulation over batches of unequal size is exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.data.items import Batch
+from toolkit.diffusion.diffusion_loss import ItemLosses
+from toolkit.seeding import seed_global
+from toolkit.training.ema import ExponentialMovingAverage
+from toolkit.training.lr_schedules import Schedule
+from toolkit.training.updates import GuardedOptimizer, Verdict, non_finite_error
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """Where a run is. step: optimizer steps done; position: micro-batches consumed; skipped: updates refused."""
+
+    step: int = 0
+    position: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step, its numbers still on the device. per_item (N,) are unweighted losses in the order of items."""
+
+    step: int
+    loss: Tensor
+    per_item: Tensor
+    t: Tensor | None
+    grad_norm: Tensor
+    lr: float
+    seconds: float
+    files: tuple[str, ...]
+    finite: Verdict
+
+
+class Watcher(Protocol):
+    """Who is told about the run and may end it: writes metrics, saves, previews, obeys commands."""
+
+    def after_step(self, report: StepReport) -> bool:
+        """Called after every step; True ends training now."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSettings:
+    """The plain numbers of a training run; `steps` and `lr` count optimizer steps."""
+
+    steps: int
+    accumulation: int = 1
+    max_grad_norm: float | None = 1.0
+    seed: int = 0
+    skip_non_finite: bool = False
+
+
+class Trainer:
+    """Trains `parameters` on `batches` until `settings.steps` optimizer steps are done.
+
+    losses maps a batch to its per-item losses; batches yields micro-batches endlessly, already at
+    `state.position`.
+    """
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        *,
+        losses: Callable[[Batch], ItemLosses],
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        batches: Iterator[Batch],
+        accelerator: Accelerator,
+        ema: ExponentialMovingAverage | None = None,
+        state: TrainingState | None = None,
+    ) -> None:
+        self.settings = settings
+        self.losses = losses
+        self.parameters = dict(parameters)
+        self.updates = GuardedOptimizer(optimizer, accelerator.scaler)
+        self.schedule = schedule
+        self.batches = batches
+        self.accelerator = accelerator
+        self.ema = ema
+        self.state = state or TrainingState()
+
+    def run(self, watcher: Watcher) -> bool:
+        """Train to the end; False if the watcher ended it before. Raises RunError on a non-finite loss."""
+        previous: StepReport | None = None
+        while self.state.step < self.settings.steps:
+            report = self.train_step()
+            # The verdict of the step before has arrived while this one was queued.
+            self._judge(previous)
+            previous = report
+            if watcher.after_step(report):
+                self._judge(report)
+                return False
+        self._judge(previous)
+        return True
+
+    def train_step(self) -> StepReport:
+        """One optimizer step over `accumulation` micro-batches. Never waits for the device."""
+        started = time.perf_counter()
+        lr = self.updates.set_lr(self.schedule(self.state.step, self.settings.steps))
+        micro_batches = [next(self.batches) for _ in range(self.settings.accumulation)]
+        num_items = sum(len(batch) for batch in micro_batches)
+        per_item, weighted = [], []
+        for index, batch in enumerate(micro_batches):
+            # For what draws from the global generators: nn.Dropout and third-party code.
+            seed_global(self.settings.seed, self.state.step, index, self.accelerator.process_index)
+            with self.accelerator.autocast():
+                losses = self.losses(batch).per_item
+            weights = batch.weights.to(losses.device, non_blocking=True)
+            share = (losses * weights).sum() / num_items
+            self.accelerator.backward(share)
+            per_item.append(losses.detach())
+            weighted.append(share.detach())
+        loss = torch.stack(weighted).sum()
+        grad_norm = self._clip()
+        finite = torch.isfinite(loss) & (torch.isfinite(grad_norm) | (self.updates.scaler is not None))
+        self.updates.step(finite)
+        if self.ema is not None:
+            self.ema.update()
+        self.state.step += 1
+        self.state.position += len(micro_batches)
+        times = [batch.t for batch in micro_batches if batch.t is not None]
+        return StepReport(
+            step=self.state.step,
+            loss=loss,
+            per_item=torch.cat(per_item),
+            t=torch.cat(times) if times else None,
+            grad_norm=grad_norm,
+            lr=lr,
+            seconds=time.perf_counter() - started,
+            files=tuple(str(item.path) for batch in micro_batches for item in batch.items),
+            finite=Verdict(finite),
+        )
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient to max_grad_norm; its norm before, a tensor ()."""
+        limit = self.settings.max_grad_norm or float("inf")
+        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
+        return torch.as_tensor(norm).detach()
+
+    def _judge(self, report: StepReport | None) -> None:
+        """Refuse to go on after a non-finite step, or count it where the settings say skip."""
+        if report is None or report.finite.read():
+            return
+        if not self.settings.skip_non_finite:
+            raise non_finite_error(report.step, float(report.loss), float(report.grad_norm), list(report.files))
+        self.state.skipped += 1

@@ -1,0 +1,96 @@
+"""Applying an update only if it is finite, without making the host wait for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.errors import Problem, RunError
+
+# Keys of a parameter group that a config sets. Others are state: Prodigy keeps its estimated rate there.
+SETTINGS = {"lr", "weight_decay", "betas", "eps", "momentum", "fused", "foreach"}
+
+
+class GuardedOptimizer:
+    """Steps an optimizer unless the loss or the gradient is not finite.
+
+    Fused optimizers take the verdict as a device tensor (the `found_inf` that torch's GradScaler hands them)
+    and skip weights and moments on the device. Others have no such entrance, and there the host must
+    read the verdict before each update.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
+        self.optimizer = optimizer
+        self.scaler = scaler
+        fused = any(group.get("fused") for group in optimizer.param_groups)
+        self.peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.on_device = fused and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+    def step(self, finite: Tensor) -> None:
+        """Apply the update where `finite`, a bool tensor (), holds; gradients are dropped either way."""
+        if self.scaler is not None:
+            # The scaler finds the same non-finite gradients while unscaling, and must see them to back off.
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif self.on_device:
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            try:
+                self.optimizer.step()
+            finally:
+                del self.optimizer.grad_scale, self.optimizer.found_inf  # type: ignore[attr-defined]
+        elif bool(finite):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def set_lr(self, factor: float) -> float:
+        """Set every group's rate to factor times its own peak; returns the first group's."""
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * factor
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue from a saved state. What a config sets (weight decay, betas ...) is the present config's."""
+        present = self.optimizer.state_dict()["param_groups"]
+        groups = [
+            group | {key: now[key] for key in SETTINGS & now.keys()}
+            for group, now in zip(saved["param_groups"], present, strict=True)
+        ]
+        self.optimizer.load_state_dict(saved | {"param_groups": groups})
+
+
+class Verdict:
+    """A device tensor that the host reads later: copied in the background, so reading seldom waits."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if value.is_cuda:
+            self._value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._value = value
+
+    def read(self) -> bool:
+        """The value, once the copy has arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        # numpy shares the memory; Tensor.item() would be a synchronising dispatch even on the CPU.
+        return bool(self._value.numpy())
+
+
+def non_finite_error(step: int, loss: float, grad_norm: float, files: list[str]) -> RunError:
+    """The error for a refused update: what was not finite, and the pictures it came from."""
+    what = "loss" if loss != loss or loss in (float("inf"), float("-inf")) else "gradient"
+    shown = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
+    return RunError(
+        Problem(
+            "run.non_finite",
+            f"step {step}: the {what} is not finite (loss {loss:.4g}, gradient norm {grad_norm:.4g}); "
+            f"the weights were not touched. Pictures of this step: {shown}",
+            remedy="look at these files, lower train.lr, use dtype: bf16 or fp32, or set train.on_non_finite: skip",
+        )
+    )
