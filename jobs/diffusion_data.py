@@ -10,6 +10,7 @@ from jobs import build
 from jobs.session import Session
 from toolkit.config_modules.process import TrainProcess
 from toolkit.data.batches import BatchMaker
+from toolkit.data.captions import possible_captions
 from toolkit.data.items import Batch, MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.order import EpochOrder
@@ -72,14 +73,14 @@ def _cached_latents(
     section: TrainProcess, items: list[MediaItem], trained: TrainedModel, session: Session
 ) -> LatentCache | None:
     """The latents of the datasets that ask for it; on disk if any of them says so."""
+    model, device = trained.model, trained.device
     wanted = {
         index for index, dataset in enumerate(section.datasets) if dataset.cache_latents or dataset.cache_latents_to_disk
     }
     if not wanted:
         return None
     on_disk = any(section.datasets[index].cache_latents_to_disk for index in wanted)
-    cache = LatentCache(cache_root() / "latents" if on_disk else None, component_hash(model.vae))
-    model, device = trained.model, trained.device
+    cache = LatentCache(cache_root() / "latents" if on_disk else None, model.vae_hash)
     chosen = [item for item in items if int(item.dataset.partition(":")[0]) in wanted]
     session.phase("caching", "Caching latents")
     count = cache.fill(
@@ -105,13 +106,10 @@ def _cached_prompts(
     if trained.trains_text_encoder:
         return None
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
-    cache = PromptCache(cache_root() / "prompts" if on_disk else None, model.text_encoder_hash)
-    captions = [item.caption for item in items]
-    if any(item.caption_dropout_rate for item in items):
-        captions.append("")
+    cache = PromptCache(cache_root() / "prompts" if on_disk else None, trained.model.text_encoder_hash)
     session.phase("caching", "Encoding captions")
     cache.fill(
-        captions,
+        possible_captions(items),
         trained.model.encode_prompts,
         progress=session.counted("captions"),
         should_stop=session.stop_requested,

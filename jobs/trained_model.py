@@ -92,8 +92,8 @@ def _attach(section: TrainProcess, components: dict[str, nn.Module]) -> LoraNetw
         alpha=wanted.alpha,
         seed=build.seed(section),
         dropout=wanted.dropout or 0.0,
-        only_if_contains=wanted.network_kwargs.only_if_contains,
-        ignore_if_contains=wanted.network_kwargs.ignore_if_contains,
+        only_if_contains=wanted.network_kwargs.only_if_contains or (),
+        ignore_if_contains=wanted.network_kwargs.ignore_if_contains or (),
         transformer_only=wanted.transformer_only,
     )
     if wanted.pretrained_lora_path is not None:

@@ -116,7 +116,7 @@ class TrainingRun:
         batches = stream(trainer.state.position)
         trainer.batches = batches
         try:
-            with Progress(session.folder.name, trainer.settings.steps, trainer.state.step) as self.bar:
+            with Progress(session.folder.name, trainer.settings.steps, start=trainer.state.step) as self.bar:
                 finished = trainer.run(self)
                 self._log()
         finally:
@@ -128,6 +128,8 @@ class TrainingRun:
         """Log, save, preview and obey after a step; True ends training."""
         self.pending.append(report)
         step, outputs = report.step, self.outputs
+        if self.bar is not None:
+            self.bar.update(step)
         last = step == self.trainer.settings.steps
         if step % outputs.log_every == 0 or last or step == self.started_at_step + 1:
             self._log()

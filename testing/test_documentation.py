@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,8 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_pass_the_check_and_open_with_their_command(path):
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith("#")
-    assert f"run.py config/examples/{path.name}" in first
+    head = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    assert f"python run.py config/examples/{path.name}" in "\n".join(head)
     result = command_line("--check", f"config/examples/{path.name}")
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -106,8 +106,8 @@ def test_the_job_in_the_readme_passes_the_check(tmp_path):
 
 
 def code_position(function: ast.FunctionDef) -> int | None:
-    """Where a function takes an argument named `code`, or None if it takes none."""
-    names = [argument.arg for argument in function.args.args]
+    """Which of the arguments that a caller gives is the one named `code`, or None if there is none."""
+    names = [argument.arg for argument in function.args.args if argument.arg != "self"]
     return names.index("code") if "code" in names else None
 
 
@@ -117,10 +117,12 @@ def codes_in(source: str) -> Iterator[str]:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     positions = {"Problem": 0} | {f.name: at for f in functions if (at := code_position(f)) is not None}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in positions:
-            at = positions[node.func.id]
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+            at = positions.get(name, len(node.args))
             given = [word.value for word in node.keywords if word.arg == "code"] or node.args[at : at + 1]
-            yield from (code.value for code in given if isinstance(code, ast.Constant))
+            constants = (code.value for code in given if isinstance(code, ast.Constant))
+            yield from (value for value in constants if isinstance(value, str))
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "default_code":
             yield node.value.value
 
@@ -135,9 +137,11 @@ def test_codes_are_found_however_they_are_given():
     source = (
         "class A(UserError):\n    default_code = 'a.default'\n"
         "def refuse(path, code): raise A(Problem(code, 'text'))\n"
+        "class B:\n    def add(self, place, code): refuse(place, code)\n"
         "refuse('x', 'a.wrapped')\nrefuse('x', code='a.named')\nProblem('a.plain', 'text')\n"
+        "b.add('x', 'a.method')\n"
     )
-    assert set(codes_in(source)) == {"a.default", "a.wrapped", "a.named", "a.plain"}
+    assert set(codes_in(source)) == {"a.default", "a.wrapped", "a.named", "a.plain", "a.method"}
 
 
 def test_every_error_code_is_documented_and_no_other():

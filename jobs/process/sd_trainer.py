@@ -54,7 +54,7 @@ def _losses(section: TrainProcess, trained: TrainedModel) -> Callable[[Batch], A
     from toolkit.diffusion.diffusion_loss import diffusion_loss
     from toolkit.diffusion.loss_weighting import min_snr
 
-    criterion = CRITERIA.resolve(section.train.loss_type)
+    criterion = CRITERIA[section.train.loss_type]
     gamma = section.train.min_snr_gamma
     weighting = min_snr(gamma) if gamma is not None else None
     model, device = trained.model, trained.device

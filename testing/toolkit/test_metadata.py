@@ -190,3 +190,11 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         read_metadata(tmp_path / "none.safetensors")
     with pytest.raises(ModelError, match=r"cannot be read"):
         read_metadata(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["sd1", "sd15", "sd1.5"])
+def test_every_spelling_of_stable_diffusion_1_is_known(architecture: str) -> None:
+    facts = TrainedFile(name="x", architecture=architecture, step=1, epoch=0, resolution=64)
+    metadata = build_metadata(facts)
+    assert metadata["ss_base_model_version"] == "sd_v1"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"

@@ -79,7 +79,12 @@ class Section(BaseModel):
     """Base of all sections. Unknown keys are errors; a null is the same as leaving the key out."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+        defer_build=True,
     )
 
     ALIASES: ClassVar[Mapping[str, str]] = {}

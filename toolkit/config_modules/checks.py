@@ -12,18 +12,28 @@ from typing import Any
 from toolkit.config_modules.base import Location
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
+from toolkit.config_modules.loop import LoopConfig
+from toolkit.config_modules.names import FLOW_SAMPLERS
 from toolkit.config_modules.process import GenerateProcess, TrainProcess, VaeProcess
 from toolkit.config_modules.sample import SampleConfig
-from toolkit.errors import did_you_mean
+from toolkit.errors import ConfigError, did_you_mean
 from toolkit.paths import DATASETS_ROOT, resolve_path
+from toolkit.training.lr_schedules import make_schedule
 
 Finding = tuple[Location, str, str, str | None]
 
 
+def _finding(location: Location, code: str, message: str, remedy: str | None = None) -> Finding:
+    return location, code, message, remedy
+
+
 def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
+    if not isinstance(process, GenerateProcess):
+        yield from _check_loop(process.train)
     if isinstance(process, TrainProcess):
         yield from _check_trained_parts(process)
+        yield from _check_text_cache(process)
         yield from _check_noise(process)
         for name, sample in (("sample", process.sample), ("first_sample", process.first_sample)):
             yield from _check_sampler(process, name, sample)
@@ -49,14 +59,13 @@ def _check_folder(folder: str, location: Location) -> Iterator[Finding]:
     if path.is_dir():
         return
     if path.exists():
-        yield location, "config.dataset_folder", f"{folder} is a file", "give the folder it lies in"
-        return
-    siblings = {entry.name: entry for entry in _folders(path.parent)} | {
-        e.name: e for e in _folders(DATASETS_ROOT)
-    }
-    guess = did_you_mean(path.name, siblings)
-    near = f"did you mean {siblings[guess]}?" if guess else f"in the working folder {Path.cwd()}"
-    yield location, "config.dataset_folder", f"folder {folder} does not exist", near
+        message, remedy = f"{folder} is a file", "give the folder it lies in"
+    else:
+        near = {entry.name: entry for entry in [*_folders(DATASETS_ROOT), *_folders(path.parent)]}
+        guess = did_you_mean(path.name, near)
+        message = f"folder {folder} does not exist"
+        remedy = f"did you mean {near[guess]}?" if guess else f"relative to {Path.cwd()}"
+    yield _finding(location, "config.dataset_folder", message, remedy)
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -68,66 +77,70 @@ def _folders(parent: Path) -> list[Path]:
 
 def _check_file(name: str, location: Location) -> Iterator[Finding]:
     if not resolve_path(name).is_file():
-        yield location, "config.file", f"file {name} does not exist", None
+        yield _finding(location, "config.missing_file", f"file {name} does not exist")
+
+
+def _check_loop(loop: LoopConfig) -> Iterator[Finding]:
+    try:
+        make_schedule(loop.lr_scheduler, loop.lr_scheduler_params)
+    except ConfigError as error:
+        for problem in error.problems:
+            location = tuple((problem.key or "train.lr_scheduler_params").split("."))
+            yield location, problem.code, problem.message, problem.remedy
 
 
 def _check_trained_parts(process: TrainProcess) -> Iterator[Finding]:
     train = process.train
     if not train.train_unet and not train.train_text_encoder:
-        yield (
-            ("train", "train_unet"), "config.nothing_to_train", "nothing would be trained",
-            "set train_unet or train_text_encoder to true",
-        )  # fmt: skip
+        remedy = "set train_unet or train_text_encoder to true"
+        yield _finding(("train", "train_unet"), "config.nothing_to_train", "nothing would be trained", remedy)
+    if process.network and process.save.save_format == "diffusers":
+        message = "diffusers is for full models; a network is one file"
+        yield _finding(("save", "save_format"), "config.conflict", message, "leave it out")
+
+
+def _check_text_cache(process: TrainProcess) -> Iterator[Finding]:
+    train = process.train
+    cached: list[Location] = [
+        ("datasets", index, "cache_text_embeddings")
+        for index, dataset in enumerate(process.datasets)
+        if dataset.cache_text_embeddings
+    ]
     if train.train_text_encoder:
         remedy = "turn one of them off: cached embeddings cannot follow an encoder in training"
-        cached: list[Location] = [
-            ("datasets", index, "cache_text_embeddings")
-            for index, dataset in enumerate(process.datasets)
-            if dataset.cache_text_embeddings
-        ]
         for location in [("train", "cache_text_embeddings")] if train.cache_text_embeddings else cached:
-            yield location, "config.conflict", "cannot be combined with train.train_text_encoder", remedy
-    if len({dataset.cache_text_embeddings for dataset in process.datasets}) > 1:
-        yield (
-            ("datasets",), "config.conflict", "some have cache_text_embeddings and some do not",
-            "set train.cache_text_embeddings: true for all of them",
-        )  # fmt: skip
-    if process.network and process.save.save_format == "diffusers":
-        yield (
-            ("save", "save_format"), "config.conflict", "diffusers is for full models; a network is one file",
-            "leave it out",
-        )  # fmt: skip
+            message = "cannot be combined with train.train_text_encoder"
+            yield _finding(location, "config.conflict", message, remedy)
+    if 0 < len(cached) < len(process.datasets):
+        remedy = "set train.cache_text_embeddings: true for all of them"
+        yield _finding(cached[0], "config.conflict", "is set for some datasets and not for others", remedy)
 
 
 def _check_noise(process: TrainProcess) -> Iterator[Finding]:
     train, predicts = process.train, process.model.prediction_type
     flow = train.noise_scheduler == "flowmatch"
     if flow and train.min_snr_gamma is not None:
-        yield (
-            ("train", "min_snr_gamma"), "config.conflict", "is defined for ddpm noise, not for flowmatch",
-            "leave it out",
-        )  # fmt: skip
+        message = "is defined for ddpm noise, not for flowmatch"
+        yield _finding(("train", "min_snr_gamma"), "config.conflict", message, "leave it out")
     if predicts is not None and flow != (predicts == "flow"):
-        wanted = "flow" if flow else "epsilon or v_prediction"
-        yield (
-            ("model", "prediction_type"), "config.conflict",
-            f"{predicts} does not go with train.noise_scheduler: {train.noise_scheduler}", f"use {wanted}",
-        )  # fmt: skip
+        message = f"{predicts} does not go with train.noise_scheduler: {train.noise_scheduler}"
+        remedy = f"use {'flow' if flow else 'epsilon or v_prediction'}"
+        yield _finding(("model", "prediction_type"), "config.conflict", message, remedy)
 
 
 def _check_sampler(process: TrainProcess, name: str, sample: SampleConfig | None) -> Iterator[Finding]:
+    if sample is None:
+        return
     flow = process.train.noise_scheduler == "flowmatch"
-    samplers: dict[Location, str] = (
-        {}
-        if sample is None
-        else {("sampler",): sample.sampler}
-        | {("samples", i, "sampler"): item.sampler for i, item in enumerate(sample.samples) if item.sampler}
-    )
-    for location, sampler in samplers.items():
-        if flow != (sampler == "flowmatch"):
-            kind = "a flow-matching" if flow else "a ddpm"
-            remedy = "use flowmatch" if flow else "use ddim, euler or another of the ddpm family"
-            yield (name, *location), "config.conflict", f"'{sampler}' cannot sample {kind} model", remedy
+    samplers: list[tuple[Location, str]] = [((name, "sampler"), sample.sampler)]
+    for index, item in enumerate(sample.samples):
+        if item.sampler:
+            samplers.append(((name, "samples", index, "sampler"), item.sampler))
+    for location, sampler in samplers:
+        if sampler not in FLOW_SAMPLERS if flow else sampler == "flowmatch":
+            message = f"'{sampler}' cannot sample a {'flow-matching' if flow else 'ddpm'} model"
+            remedy = f"use {', '.join(FLOW_SAMPLERS)}" if flow else "use ddim, euler or another"
+            yield _finding(location, "config.conflict", message, remedy)
 
 
 def _check_generate(generate: GenerateConfig) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ _MESSAGES = {
     "finite_number": "must be a finite number",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "string_pattern_mismatch": "must be of the form {pattern}",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
     "too_short": "needs at least {min_length} entries",
@@ -35,10 +36,10 @@ _MESSAGES = {
     "model_type": "must be a section (key: value lines)",
     "model_attributes_type": "must be a section (key: value lines)",
     "literal_error": "must be {expected}",
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be at most {le}",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
     "invalid_key": "keys must be text",
 }
 _SAYS_ITS_VALUE = (
@@ -75,25 +76,32 @@ def explain(error: ValidationError, section: type[Section], place: Place) -> lis
     return problems
 
 
-def _describe(
-    detail: Mapping[str, Any], section: type[Section], location: Location
-) -> tuple[str, str, str | None]:
+Said = tuple[str, str, str | None]
+
+
+def _said(code: str, message: str, remedy: str | None = None) -> Said:
+    return code, message, remedy
+
+
+def _describe(detail: Mapping[str, Any], section: type[Section], location: Location) -> Said:
     """(code, message, remedy) of one of pydantic's errors."""
     kind = detail["type"]
     if kind == "extra_forbidden":
         return _unexpected(section, location, detail["input"])
     template = _MESSAGES.get(kind)
     message = template.format(**detail.get("ctx", {})) if template else str(detail["msg"])
+    if kind == "not_yet":
+        return _said("config.not_yet", message)
+    if kind == "missing":
+        return _said("config.missing_key", message)
+    if kind == "unknown_name":
+        return _said("config.unknown_name", message)
     if kind not in _SAYS_ITS_VALUE:
         message = f"{message}, not {shown(detail['input'])}"
-    if kind == "not_yet":
-        return "config.not_yet", message, None
-    if kind == "missing":
-        return "config.missing_key", message, None
-    return "config.bad_value", message, _REMEDIES.get(kind)
+    return _said("config.bad_value", message, _REMEDIES.get(kind))
 
 
-def _unexpected(section: type[Section], location: Location, value: Any) -> tuple[str, str, str | None]:
+def _unexpected(section: type[Section], location: Location, value: Any) -> Said:
     """What to say of a key that is no field: known but not honoured, or unknown."""
     holder = section_at(section, location) or section
     key = str(location[-1])
@@ -101,17 +109,14 @@ def _unexpected(section: type[Section], location: Location, value: Any) -> tuple
         default = holder.NOT_YET[key]
         default = getattr(default, "values", (default,))[0]
         usual = f" or set {shown(default)}" if default is not None else ""
-        return "config.not_yet", f"{shown(value)} is not supported yet", f"leave it out{usual}"
+        return _said("config.not_yet", f"{shown(value)} is not supported yet", f"leave it out{usual}")
     guess = did_you_mean(key, holder.known_keys())
     homes = [home for home in _homes(section).get(key, []) if home != dotted(location[:-1])]
     if homes and not (guess and guess.lower() == key.lower()):
-        return (
-            "config.unknown_key",
-            "is not a key of this section",
-            f"'{key}' belongs to {' or '.join(homes)}",
-        )
+        remedy = f"'{key}' belongs to {' or '.join(homes)}"
+        return _said("config.unknown_key", "is not a key of this section", remedy)
     hint = f"did you mean '{guess}'?" if guess else f"known here: {', '.join(holder.model_fields)}"
-    return "config.unknown_key", "is not a known key", hint
+    return _said("config.unknown_key", "is not a known key", hint)
 
 
 @cache

@@ -56,7 +56,7 @@ class LoopConfig(Section):
     )
     lr_scheduler_params: dict[str, Any] = Field(
         {},
-        description="The schedule's own keywords, such as num_warmup_steps (updates), num_cycles or step_size.",
+        description="The schedule's own keywords: num_warmup_steps (updates), num_cycles, step_size.",
     )
     max_grad_norm: Float = Field(
         1.0, ge=0, description="Gradients are scaled down to this global L2 norm; 0 does not clip."
@@ -65,7 +65,9 @@ class LoopConfig(Section):
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: less memory, about 30 % more time."
     )
-    ema_config: EMAConfig = Field(EMAConfig(), description="Moving average of the trained weights.")
+    ema_config: EMAConfig = Field(
+        default_factory=EMAConfig, description="Moving average of the trained weights."
+    )
     skip_first_sample: bool = Field(False, description="No previews before the first step.")
     force_first_sample: bool = Field(False, description="Previews before the first step even when resuming.")
     disable_sampling: bool = Field(False, description="No previews at all.")

@@ -49,7 +49,7 @@ class ModelConfig(Section):
         description="Hub id, diffusers folder, .safetensors file, or an embedded model such as tiny-sd.",
     )
     arch: Annotated[str, *one_of("architecture", ARCHES, ARCHES_NOT_YET)] = Field(
-        "sd1", description="Architecture of the model; `arch:tag` means arch."
+        "sd15", description="Architecture of the model; `arch:tag` means arch."
     )
     is_v_pred: bool = Field(
         False, description="The model predicts velocity; the same as prediction_type: v_prediction."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit.models.catalogue import ARCHITECTURES
+
 # Every spelling -> the attribute of torch it means.
 DTYPES = {
     "fp32": "float32", "float32": "float32", "float": "float32", "single": "float32",
@@ -31,8 +33,6 @@ SAMPLERS = {
     "ddpm": Sampler("DDPMScheduler"),
     "ddim": Sampler("DDIMScheduler"),
     "pndm": Sampler("PNDMScheduler"),
-    "lms": Sampler("LMSDiscreteScheduler"),
-    "k_lms": Sampler("LMSDiscreteScheduler", _KARRAS),
     "euler": Sampler("EulerDiscreteScheduler"),
     "k_euler": Sampler("EulerDiscreteScheduler", _KARRAS),
     "euler_a": Sampler("EulerAncestralDiscreteScheduler"),
@@ -47,7 +47,8 @@ SAMPLERS = {
     "lcm": Sampler("LCMScheduler"),
     "flowmatch": Sampler("FlowMatchEulerDiscreteScheduler"),
 }
-SAMPLERS_NOT_YET = ("custom_lcm", "mean_flow")
+SAMPLERS_NOT_YET = ("custom_lcm", "mean_flow", "lms", "k_lms")  # lms needs scipy
+FLOW_SAMPLERS = ("flowmatch", "euler", "ddim", "dpmsolver++")  # the ones that sample a flow-matching model
 
 # Equal to the tables in toolkit/training (a test compares them); those import torch, a config check must not.
 OPTIMIZERS = (
@@ -63,13 +64,16 @@ LR_SCHEDULERS = (
 
 NETWORKS_NOT_YET = ("locon", "lycoris", "loha", "lorm", "lokr", "dora", "fullrank", "lierla")
 
-ARCHES = {"sd1": "sd1", "sd15": "sd1"}
-ARCHES_NOT_YET = (
-    "sd2", "sd3", "sdxl", "ssd", "vega", "pixart", "pixart_sigma", "auraflow", "flux", "flex1", "flex2", "flux2",
-    "flux_kontext", "lumina2", "chroma", "chroma_radiance", "hidream", "hidream_e1", "f-lite", "omnigen2",
-    "qwen_image", "qwen_image_edit", "qwen_image_edit_plus", "wan21", "wan21_i2v", "wan22_5b", "wan22_14b",
-    "wan22_14b_i2v", "zimage", "cogview4",
-)  # fmt: skip
+# Every spelling of an architecture -> its name in the catalogue.
+ARCHES = {
+    name: entry.name
+    for entry in ARCHITECTURES.values()
+    if entry.supported
+    for name in (entry.name, *entry.aliases)
+}
+ARCHES_NOT_YET = tuple(
+    name for entry in ARCHITECTURES.values() if not entry.supported for name in (entry.name, *entry.aliases)
+)
 # ai-toolkit's older way to say which architecture a model has.
 ARCH_FLAGS = (
     "is_xl", "is_v2", "is_v3", "is_flux", "is_pixart", "is_pixart_sigma", "is_auraflow", "is_lumina2",

@@ -53,7 +53,7 @@ class NetworkConfig(Section):
         None, ge=0, lt=1, description="Dropout before the adapter, in [0, 1) (null: none)."
     )
     network_kwargs: NetworkKwargs = Field(
-        NetworkKwargs(), description="Choice of the modules that are adapted."
+        default_factory=NetworkKwargs, description="Choice of the modules that are adapted."
     )
     transformer_only: bool = Field(True, description="Adapt only modules inside transformer blocks.")
     pretrained_lora_path: Text | None = Field(

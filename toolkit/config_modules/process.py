@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from toolkit.config_modules.network import LoggingConfig, NetworkConfig, SaveCon
 from toolkit.config_modules.sample import ImageFormat, SampleConfig
 from toolkit.config_modules.train import TrainConfig
 
+Device = Annotated[Text, Field(pattern=r"^(?i:auto|cpu|gpu|cuda|mps|xpu|npu)(:\d+)?$")]
 _UI_DATABASE = "the run folder is what the UI reads; a job knows no database"
 
 
@@ -49,17 +50,19 @@ class RunProcess(Section):
         min_length=1, description="Folder of all runs; this one gets a folder of its name."
     )
     name: Text | None = Field(None, description="Name of the run (null: config.name).")
-    device: Text | None = Field(
+    device: Device | None = Field(
         None, description="Device such as cuda:0, mps or cpu (null: the best there is)."
     )
     training_seed: Int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="Seed of noise, noise levels, order and dropout (null: chosen by the run).",
+        description="Seed of noise, noise levels, order and dropout (null: 0).",
     )
-    save: SaveConfig = Field(SaveConfig(), description="What is written while training.")
-    logging: LoggingConfig = Field(LoggingConfig(), description="What is recorded while training.")
+    save: SaveConfig = Field(default_factory=SaveConfig, description="What is written while training.")
+    logging: LoggingConfig = Field(
+        default_factory=LoggingConfig, description="What is recorded while training."
+    )
     model: ModelConfig = Field(description="The base model.")
     datasets: list[DatasetConfig] = Field(min_length=1, description="Folders of pictures to train on.")
 
@@ -84,8 +87,8 @@ class TrainProcess(RunProcess):
     network: NetworkConfig | None = Field(
         None, description="Adapter to train (null: the model itself is trained)."
     )
-    train: TrainConfig = Field(TrainConfig(), description="Steps, optimizer, noise and loss.")
-    sample: SampleConfig = Field(SampleConfig(), description="Previews while training.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="Steps, optimizer, noise and loss.")
+    sample: SampleConfig = Field(default_factory=SampleConfig, description="Previews while training.")
     first_sample: SampleConfig | None = Field(
         None, description="Previews before the first step only (null: sample's)."
     )
@@ -130,9 +133,9 @@ class VaeProcess(RunProcess):
     """Training of the model's autoencoder on pictures; captions are not read."""
 
     type: Literal["vae"] = Field(description="Kind of process.")
-    train: LoopConfig = Field(LoopConfig(), description="Steps and optimizer.")
-    vae_loss: VaeLossConfig = Field(VaeLossConfig(), description="Weights of the loss's terms.")
-    sample: VaeSampleConfig = Field(VaeSampleConfig(), description="Previews while training.")
+    train: LoopConfig = Field(default_factory=LoopConfig, description="Steps and optimizer.")
+    vae_loss: VaeLossConfig = Field(default_factory=VaeLossConfig, description="Weights of the loss's terms.")
+    sample: VaeSampleConfig = Field(default_factory=VaeSampleConfig, description="Previews while training.")
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +149,7 @@ class GenerateProcess(Section):
 
     type: Literal["to_folder"] = Field(description="Kind of process.")
     output_folder: Text = Field(min_length=1, description="Folder that receives the pictures.")
-    device: Text | None = Field(
+    device: Device | None = Field(
         None, description="Device such as cuda:0, mps or cpu (null: the best there is)."
     )
     dtype: Dtype | None = Field(None, description="Precision (null: fp16 on a GPU, fp32 on a CPU).")

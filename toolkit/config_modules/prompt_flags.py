@@ -43,9 +43,10 @@ def parse_prompt_flags(text: str) -> tuple[str, dict[str, Any]]:
     prompt = text[: matches[0].start()] if matches else text
     values: dict[str, Any] = {}
     problems: list[Problem] = []
-    for match, following in zip(matches, [*matches[1:], None], strict=True):
+    ends = [*(match.start() for match in matches[1:]), len(text)]
+    for match, end in zip(matches, ends, strict=False):
         name = match["name"]
-        raw = text[match.end() : following.start() if following else len(text)].strip()
+        raw = text[match.end() : end].strip()
         if name not in FLAGS:
             problems.append(Problem("config.prompt_flag", _unknown(name)))
             continue

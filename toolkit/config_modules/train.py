@@ -8,7 +8,7 @@ from pydantic import Field
 
 from toolkit.config_modules.base import AnyOf, Float, one_of
 from toolkit.config_modules.loop import LoopConfig
-from toolkit.config_modules.names import SAMPLERS, SAMPLERS_NOT_YET
+from toolkit.config_modules.names import SAMPLERS
 
 # All of diffusers' Stable Diffusion schedulers share one training noise table; only their sampling differs.
 _NOISE_TABLES = {name: "ddpm" for name in SAMPLERS if name not in ("flowmatch", "lcm")} | {
@@ -96,7 +96,8 @@ class TrainConfig(LoopConfig):
     train_unet: bool = Field(True, description="Train the denoiser.")
     train_text_encoder: bool = Field(False, description="Train the text encoders.")
     noise_scheduler: Annotated[
-        Literal["ddpm", "flowmatch"], *one_of("noise scheduler", _NOISE_TABLES, [*SAMPLERS_NOT_YET, "lcm"])
+        Literal["ddpm", "flowmatch"],
+        *one_of("noise scheduler", _NOISE_TABLES, ("lcm", "custom_lcm", "mean_flow")),
     ] = Field(
         "ddpm", description="Noise of training: ddpm (a table of 1000 levels) or flowmatch (a straight line)."
     )

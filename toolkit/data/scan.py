@@ -244,7 +244,7 @@ def _note_sizes_and_copies(
     if factors:
         worst = max(factors.values())
         notes.append(
-            f"{folder}: {len(factors)} pictures are smaller than their bucket and are enlarged, "
+            f"{folder}: {len(factors)} of {len(facts)} pictures are smaller than their bucket and enlarged, "
             f"up to {worst:.2f} times: {first_names(factors)}"
         )
     same: dict[str, list[str]] = {}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -91,7 +92,8 @@ class TensorStore:
             beside.write_bytes(save(kept, metadata))
             beside.replace(path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             reason = f"the cache cannot be written: {error.strerror or error}"
             remedy = "free some space, or cache in memory"
             raise RunError(Problem("data.cache_write", reason, file=str(path), remedy=remedy)) from error

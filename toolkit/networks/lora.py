@@ -122,7 +122,7 @@ def attach_lora(
     alpha: float,
     seed: int,
     dropout: float = 0.0,
-    only_if_contains: Sequence[str] = (),
+    only_if_contains: Sequence[str] | None = None,
     ignore_if_contains: Sequence[str] = (),
     transformer_only: bool = True,
 ) -> LoraNetwork:
@@ -135,7 +135,7 @@ def attach_lora(
     targets = find_targets(
         components,
         transformer_only=transformer_only,
-        only_if_contains=only_if_contains,
+        only_if_contains=only_if_contains or (),
         ignore_if_contains=ignore_if_contains,
     )
     _warn_of_unloadable_text_encoder(targets)

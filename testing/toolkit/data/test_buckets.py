@@ -75,7 +75,7 @@ def test_buckets_are_few_and_use_the_area(resolution: int, multiple: int) -> Non
 def test_small_pictures_of_like_size_share_a_bucket() -> None:
     rng = Random(5)
     buckets = {choose_bucket(rng.randint(300, 330), rng.randint(300, 330), 512, 64) for _ in range(100)}
-    assert buckets == {Bucket(256, 256), Bucket(320, 256), Bucket(256, 320)} or len(buckets) <= 4
+    assert len(buckets) <= 4
 
 
 def test_buckets_off_gives_one_square_for_all() -> None:

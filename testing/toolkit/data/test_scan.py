@@ -217,10 +217,10 @@ def test_enlarged_pictures_are_noted(folder: Path, scan: Scan) -> None:
     draw(folder / "large.png", 1, (40, 40), "x")
     draw(folder / "strip.png", 2, (200, 6), "x")
     [note] = scan().notes
-    assert "1 pictures are smaller" in note
+    assert "1 of 2 pictures" in note
     assert "strip.png" in note
     assert "2.67 times" in note
-    assert not any("large" in note for note in scan(use_buckets=False).notes)
+    assert not any("large.png" in note for note in scan(use_buckets=False).notes)
 
 
 def test_remarks_become_notes(folder: Path, scan: Scan) -> None:

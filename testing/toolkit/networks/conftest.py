@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion 1.x on disk, fresh pipelines of it, and LoRAs with something learned."""
+"""Fresh pipelines of a tiny Stable Diffusion 1.x, and LoRAs with something learned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from testing.tiny_models import build_tiny_sd15
+from testing.tiny_models import tiny_pipeline
 from toolkit.networks.lora import LoraNetwork, attach_lora
 from toolkit.seeding import keyed_generator
 
@@ -17,10 +17,8 @@ RANK, ALPHA = 4, 3.0  # alpha / rank = 0.75: a loader that forgets it is seen
 
 
 @pytest.fixture(scope="session")
-def sd15_pipeline(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
-    folder = tmp_path_factory.mktemp("networks") / "sd15"
-    build_tiny_sd15(folder)
-    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+def sd15_pipeline() -> StableDiffusionPipeline:
+    return tiny_pipeline()
 
 
 @pytest.fixture

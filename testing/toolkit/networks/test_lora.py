@@ -207,6 +207,30 @@ def test_float32_base_under_autocast(new_pipeline: NewPipeline, attach: Attach) 
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters("unet"))
 
 
+def test_gradient_checkpointing_gives_the_same_gradients(new_pipeline: NewPipeline, attach: Attach) -> None:
+    """Frozen embeddings and inputs: a checkpoint that needs inputs with gradients would drop them all."""
+    gradients = []
+    for checkpointing in (False, True):
+        pipeline = new_pipeline()
+        network = attach(pipeline)
+        pipeline.unet.train()
+        pipeline.text_encoder.train()
+        if checkpointing:
+            pipeline.unet.enable_gradient_checkpointing()
+            pipeline.text_encoder.gradient_checkpointing_enable()
+        pipeline.unet(**unet_inputs(pipeline.unet)).sample.square().mean().backward()
+        pipeline.text_encoder(torch.arange(8)[None]).last_hidden_state.square().mean().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters().items()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None and gradient.any(), name
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_no_filter_may_be_none(new_pipeline: NewPipeline, attach: Attach) -> None:
+    network = attach(new_pipeline(), ("unet",), only_if_contains=None)
+    assert network.num_modules == attach(new_pipeline(), ("unet",)).num_modules
+
+
 def test_dropout_acts_in_training_only(new_pipeline: NewPipeline, attach: Attach) -> None:
     pipeline = new_pipeline()
     attach(pipeline, dropout=0.5)

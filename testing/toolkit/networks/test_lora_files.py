@@ -81,6 +81,15 @@ def test_diffusers_loads_every_module_and_draws_the_same(
     assert np.abs(drawn - images(theirs)).max() <= 1e-3
 
 
+def test_a_bfloat16_pipeline_draws_with_float32_adapters(new_pipeline: NewPipeline, attach: Attach) -> None:
+    pipeline = new_pipeline().to(torch.bfloat16)
+    base = images(pipeline)
+    attach(pipeline)
+    assert pipeline.unet.dtype == pipeline.text_encoder.dtype == torch.bfloat16
+    drawn = images(pipeline)
+    assert np.isfinite(drawn).all() and np.abs(drawn - base).max() > 0.01
+
+
 @pytest.mark.parametrize("component", ["unet", "text_encoder"])
 def test_diffusers_loads_one_component_alone(
     new_pipeline: NewPipeline, attach: Attach, tmp_path: Path, component: str

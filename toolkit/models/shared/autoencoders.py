@@ -5,7 +5,6 @@ Legend: N pictures, H W image rows and columns.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from toolkit.errors import ModelError, Problem
+from toolkit.models.shared.components import cast_copy, load_component
 from toolkit.models.shared.initialisation import init_autoencoder
 from toolkit.runs import atomic
 from toolkit.seeding import keyed_generator
@@ -33,10 +33,8 @@ def load_autoencoder(path: Path, *, from_config: bool = False, seed: int = 0) ->
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
         init_autoencoder(vae, keyed_generator("init", seed, "vae"))
         return vae
-    try:
-        return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
-    except OSError as error:
-        raise ModelError(Problem("model.vae", str(error).splitlines()[0], file=str(folder))) from error
+    vae: AutoencoderKL = load_component(AutoencoderKL, folder, dtype=torch.float32, name=str(path))
+    return vae
 
 
 @torch.no_grad()
@@ -54,9 +52,9 @@ def latent_std(vae: AutoencoderKL, pixels: Tensor, batch_size: int = 16) -> floa
 
 def save_autoencoder(vae: AutoencoderKL, folder: Path, *, dtype: torch.dtype) -> Path:
     """Write the autoencoder as a folder in diffusers' layout, cast to dtype; returns the folder."""
-    copied = copy.deepcopy(vae).to(device="cpu", dtype=dtype)
+    copied = cast_copy(vae, dtype)
     with atomic.writing_folder(folder) as beside:
-        copied.save_pretrained(beside)
+        copied.save_pretrained(beside)  # type: ignore[operator]
         for path in beside.iterdir():
             path.chmod(0o644)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from toolkit.data.tensor_store import make_key, tensors_hash
 from toolkit.models.shared.hub import refuse
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -22,19 +22,24 @@ _hashes: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hide the libraries' own progress bars, which would tear ours; put back what was set before."""
+    """Hide the libraries' progress bars, which would tear ours, and their warnings; put both back after.
+
+    What matters in those warnings (missing weights, no network) we raise as errors of our own.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     libraries = [diffusers_logging, transformers_logging]
-    shown = [library.is_progress_bar_enabled() for library in libraries]
+    before = [(library.is_progress_bar_enabled(), library.get_verbosity()) for library in libraries]
     for library in libraries:
         library.disable_progress_bar()
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        for library, was_shown in zip(libraries, shown, strict=True):
-            if was_shown:
+        for library, (bar, verbosity) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bar:
                 library.enable_progress_bar()
 
 
@@ -95,14 +100,9 @@ def component_hash(module: nn.Module) -> str:
     state = module.state_dict()
     fingerprint = tuple((name, value.data_ptr(), value._version) for name, value in state.items())
     known = _hashes.get(module)
-    if known is not None and known[0] == fingerprint:
-        return known[1]
-    digest = hashlib.sha256(_config_text(module).encode())
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    _hashes[module] = (fingerprint, digest.hexdigest())
-    return digest.hexdigest()
+    if known is None or known[0] != fingerprint:
+        known = _hashes[module] = (fingerprint, make_key(tensors_hash(state), _config_text(module)))
+    return known[1]
 
 
 def _config_text(module: nn.Module) -> str:

@@ -23,9 +23,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOOKS_LIKE_FILE = (".safetensors", ".ckpt", ".pt", ".bin")
 
 
-def refuse(
-    name: str, message: str, *, remedy: str | None = None, key: str = MODEL_KEY
-) -> NoReturn:
+def refuse(name: str, message: str, *, remedy: str | None = None, key: str = MODEL_KEY) -> NoReturn:
     """Raise the ModelError of a model that cannot be had."""
     raise ModelError(Problem("model.load", f"'{name}': {message}", key=key, remedy=remedy))
 

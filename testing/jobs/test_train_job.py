@@ -1,0 +1,243 @@
+"""The training job as its users run it, on a toy model of the real classes."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.base_job import run_job
+from testing.job_helpers import make_dataset, run_cli, start_job, training_config, wait_until
+from testing.tiny_models import build_tiny_sd15
+from toolkit.config_modules.loading import load_job
+from toolkit.errors import DatasetError, JobStopped, RunError
+from toolkit.metadata import read_metadata
+from toolkit.runs.metrics import read_metrics
+from toolkit.runs.status import read_status
+from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+
+# Everything that draws at random: flips, dropout of captions, two resolutions, several buckets, EMA.
+RANDOM = {
+    "train": {"steps": 24, "ema_config": {"use_ema": True, "ema_decay": 0.9}, "lr_scheduler": "cosine"},
+    "network": {"dropout": 0.1},
+}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    return build_tiny_sd15(tmp_path_factory.mktemp("model") / "sd15")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def random_datasets(tmp_path: Path) -> list[dict]:
+    return [{"folder_path": str(tmp_path / "data"), "resolution": [32, 48], "flip_x": True,
+             "caption_dropout_rate": 0.3, "cache_latents": True}]  # fmt: skip
+
+
+def train(path: Path) -> Path:
+    """Run a job in this process; returns its run folder."""
+    loaded = load_job(path)
+    run_job(loaded)
+    return Path(loaded.config.process[0].training_folder) / loaded.config.name
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def final_state(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint and of the final file, by a name."""
+    _, newest = list_checkpoints(folder / "checkpoints")[-1]
+    groups = load_checkpoint(newest).tensors
+    state = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    return state | {f"file/{k}": v for k, v in load_file(folder / f"{folder.name}.safetensors").items()}
+
+
+def assert_bitwise_equal(first: Path, second: Path) -> None:
+    one, two = final_state(first), final_state(second)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def test_a_run_leaves_what_its_folder_promises(tmp_path, model):
+    folder = train(
+        training_config(
+            tmp_path, model,
+            train={"disable_sampling": False}, save={"save_every": 1, "max_step_saves_to_keep": 2},
+        )
+    )  # fmt: skip
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints", "commands", "config.yaml", "contact_sheet.png", "log.txt", "loss.png", "metrics.jsonl",
+        "run.safetensors", "run_000000002.safetensors", "run_000000003.safetensors", "samples", "status.json",
+    ]  # fmt: skip
+    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+    status = read_status(folder / "status.json")
+    assert (status.phase, status.step, status.total_steps) == ("finished", 4, 4)
+    steps = sorted({path.name.split("__")[1][:9] for path in (folder / "samples").iterdir()})
+    assert steps == ["000000000", "000000002", "000000004"]
+    metadata = read_metadata(folder / "run.safetensors")
+    assert json.loads(metadata["training_info"]) == {"step": 4, "epoch": 1}
+    assert metadata["by"] == "test" and metadata["ss_network_dim"] == "4" and metadata["ss_network_alpha"] == "2.0"
+
+
+def test_two_runs_with_one_seed_are_bitwise_equal_and_another_seed_is_not(tmp_path, model):
+    datasets = random_datasets(tmp_path)
+    one = train(training_config(tmp_path, model, "one", datasets=datasets, **RANDOM))
+    two = train(training_config(tmp_path, model, "two", datasets=datasets, **RANDOM))
+    assert losses(one) == losses(two)
+    state_one, state_two = final_state(one), final_state(two)
+    assert [name for name in state_one if not torch.equal(state_one[name], state_two[name])] == []
+    other = train(training_config(tmp_path, model, "other", datasets=datasets, training_seed=8, **RANDOM))
+    assert losses(one)[0] != losses(other)[0]
+
+
+def test_previews_leave_the_losses_bit_equal(tmp_path, model):
+    without = train(training_config(tmp_path, model, "without", **RANDOM))
+    previews = RANDOM | {"train": RANDOM["train"] | {"disable_sampling": False}}
+    with_previews = train(training_config(tmp_path, model, "with", sample={"sample_every": 3}, **previews))
+    assert len(list((with_previews / "samples").iterdir())) == 2 * (1 + 24 // 3)
+    assert losses(without) == losses(with_previews)
+
+
+def test_a_run_killed_at_any_step_and_resumed_equals_one_never_interrupted(tmp_path, model):
+    datasets = random_datasets(tmp_path)
+    settings = RANDOM | {"save": {"save_every": 5}}
+    straight = train(training_config(tmp_path, model, "straight", datasets=datasets, **settings))
+    broken = training_config(tmp_path, model, "broken", datasets=datasets, **settings)
+    folder = tmp_path / "out" / "broken"
+    process = start_job(tmp_path, broken)
+    wait_until(lambda: (folder / "checkpoints" / "step_000000010" / "manifest.json").exists(), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (folder / "broken.safetensors").exists(), "killed too late to test anything"
+    train(broken)
+    assert losses(straight) == losses(folder)
+    one, two = final_state(straight), final_state(folder)
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert {name.split("/")[0] for name in one} == {"weights", "optimizer", "ema", "file"}
+    assert "resuming from step" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("means", ["command", "SIGINT", "SIGTERM"])
+def test_a_run_is_stopped_by_each_of_its_means_and_goes_on_from_there(tmp_path, model, means):
+    path = training_config(tmp_path, model, "halt", train={"steps": 4000})
+    folder = tmp_path / "out" / "halt"
+    process = start_job(tmp_path, path)
+    wait_until(lambda: (folder / "status.json").exists() and read_status(folder / "status.json").step >= 3, process)
+    if means == "command":
+        (folder / "commands" / "stop").touch()
+    else:
+        process.send_signal(getattr(signal, means))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    status = read_status(folder / "status.json")
+    assert status.phase == "stopped" and "Traceback" not in output
+    step = status.step
+    assert [number for number, _ in list_checkpoints(folder / "checkpoints")] == [step]
+    assert (folder / f"halt_{step:09d}.safetensors").exists()
+    assert not (folder / "commands" / "stop").exists()
+    # The run goes on where it was, to an end that we bring closer.
+    train(training_config(tmp_path, model, "halt", train={"steps": step + 2}))
+    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == list(range(1, step + 3))
+
+
+def test_commands_save_and_sample_are_obeyed(tmp_path, model):
+    path = training_config(tmp_path, model, "asked", train={"steps": 4000, "disable_sampling": False})
+    folder = tmp_path / "out" / "asked"
+    process = start_job(tmp_path, path)
+    sampled = lambda: any("__000000000_" not in p.name for p in (folder / "samples").glob("*.jpg"))  # noqa: E731
+    wait_until(lambda: (folder / "status.json").exists() and read_status(folder / "status.json").step >= 1, process)
+    (folder / "commands" / "save").touch()
+    wait_until(lambda: bool(list(folder.glob("asked_*.safetensors"))), process)
+    (folder / "commands" / "sample").touch()
+    wait_until(sampled, process)
+    (folder / "commands" / "stop").touch()
+    assert process.wait(timeout=60) == 3
+    process.stdout.close()
+    assert list((folder / "commands").iterdir()) == []
+
+
+def test_a_second_run_into_the_folder_is_refused_by_name(tmp_path, model):
+    from toolkit.runs.lock import RunLock
+
+    path = training_config(tmp_path, model, "taken")
+    folder = tmp_path / "out" / "taken"
+    folder.mkdir(parents=True)
+    with RunLock(folder / "run.lock"), pytest.raises(RunError, match=f"process {os.getpid()}"):
+        train(path)
+
+
+def test_a_full_fine_tune_with_the_text_encoder_changes_both_and_saves_a_model(tmp_path, model):
+    from diffusers import StableDiffusionPipeline
+
+    folder = train(
+        training_config(
+            tmp_path, model, "full", network=None, save={"save_format": "diffusers"},
+            train={"train_text_encoder": True, "text_encoder_lr": 1e-4},
+        )
+    )  # fmt: skip
+    before = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    after = StableDiffusionPipeline.from_pretrained(folder / "full", safety_checker=None)
+    for part in ("unet", "text_encoder"):
+        old, new = getattr(before, part).state_dict(), getattr(after, part).state_dict()
+        assert any(not torch.equal(old[name], new[name]) for name in old), part
+    old, new = before.vae.state_dict(), after.vae.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path, model):
+    train(training_config(tmp_path, model, "same"))
+    with pytest.raises(RunError, match="do not fit"):
+        train(training_config(tmp_path, model, "same", network={"linear": 8}, train={"steps": 9}))
+
+
+def test_every_unusable_picture_is_named_before_a_model_is_loaded(tmp_path, model):
+    path = training_config(tmp_path, tmp_path / "no-such-model", "bad")
+    (tmp_path / "data" / "disk1.png").write_bytes(b"not a picture")
+    (tmp_path / "data" / "disk3.png").write_bytes((tmp_path / "data" / "disk3.png").read_bytes()[:80])
+    with pytest.raises(DatasetError) as caught:
+        train(path)
+    assert [Path(problem.file).name for problem in caught.value.problems] == ["disk1.png", "disk3.png"]
+    assert not (tmp_path / "out" / "bad").exists()
+
+
+def test_a_stop_while_loading_is_obeyed(tmp_path, model, monkeypatch):
+    from toolkit.data.latent_cache import LatentCache
+
+    fill = LatentCache.fill
+
+    def stop_then_fill(self, *args, **kwargs):
+        (tmp_path / "out" / "early" / "commands" / "stop").touch()
+        return fill(self, *args, **kwargs)
+
+    monkeypatch.setattr(LatentCache, "fill", stop_then_fill)
+    with pytest.raises(JobStopped):
+        train(training_config(tmp_path, model, "early"))
+    assert read_status(tmp_path / "out" / "early" / "status.json").phase == "stopped"
+
+
+def test_one_batch_is_learned_by_heart(tmp_path, model):
+    make_dataset(tmp_path / "data", sizes=[(32, 32)])
+    folder = train(
+        training_config(
+            tmp_path, model, "overfit", network={"linear": 16, "linear_alpha": 16},
+            train={"steps": 150, "batch_size": 1, "gradient_accumulation": 4, "lr": 5e-3},
+        )
+    )  # fmt: skip
+    curve = losses(folder)
+    assert sum(curve[-15:]) < 0.8 * sum(curve[:15])
+
+
+def test_errors_reach_the_shell_as_lines_without_traceback(tmp_path, model):
+    path = training_config(tmp_path, model, "typo", train={"learning_rate": 1.0, "steps": -3})
+    code, output = run_cli(tmp_path, path)
+    assert code == 2 and "Traceback" not in output
+    assert "train.steps" in output and "learning_rate" in output

@@ -1,0 +1,153 @@
+"""Real model classes at toy size, written to disk in under a second, for tests."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+from toolkit.seeding import keyed_seed
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "red",
+    "green",
+    "blue",
+    "circle",
+    "square",
+    "cat",
+    "dog",
+    "on",
+    "white",
+    "in",
+    "style",
+]
+MAX_LENGTH = 16
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tiny_sd15(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Write a loadable diffusers folder of a Stable Diffusion 1.x with random weights; returns the folder.
+
+    0.3 M parameters, 16 tokens, an f4 autoencoder: 32 x 32 pixels are 8 x 8 latents.
+    """
+    pipeline = tiny_pipeline(prediction_type=prediction_type, seed=seed)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
+    """A Stable Diffusion 1.x pipeline of toy size in float32 and eval mode; equal seeds, equal weights."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed("tiny", seed))
+        tokenizer = tiny_tokenizer()
+        vocabulary = tokenizer.get_vocab()
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=4,
+            sample_size=32,
+            scaling_factor=0.5,
+        )
+        unet = UNet2DConditionModel(
+            block_out_channels=(16, 32),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=2,
+            cross_attention_dim=24,
+            sample_size=8,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=24,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=MAX_LENGTH,
+                projection_dim=24,
+                bos_token_id=vocabulary[BOS],
+                eos_token_id=vocabulary[EOS],
+                pad_token_id=vocabulary[EOS],
+            )
+        )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """CLIP's kind of tokenizer over letters, digits and a few whole words; other words are spelled out."""
+    from transformers import CLIPTokenizer
+
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters)]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            pair = (parts[0], parts[1])
+            if pair not in merges:
+                merges.append(pair)
+                pieces.append("".join(pair))
+            parts[:2] = ["".join(pair)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*pieces, BOS, EOS]))}
+    return CLIPTokenizer(vocabulary, merges, model_max_length=MAX_LENGTH)
+
+
+def strip_weights(folder: Path, components: tuple[str, ...] = ("unet", "vae", "text_encoder")) -> None:
+    """Leave only the configs of some components of a diffusers folder."""
+    for component in components:
+        for file in (folder / component).iterdir():
+            if file.suffix == ".safetensors":
+                file.unlink()
+
+
+def export_ldm_checkpoint(pipeline: StableDiffusionPipeline, path: Path) -> Path:
+    """Write a pipeline as one file in the original key layout; returns the path."""
+    from toolkit.models.sd15.saving import ldm_state_dict
+
+    weights = ldm_state_dict(pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    return path
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Change entries of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

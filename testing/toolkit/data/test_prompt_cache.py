@@ -1,0 +1,81 @@
+"""Conditioning by caption: computed once, whole, and anew for another encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.data.prompt_cache import PromptCache
+from toolkit.errors import JobStopped
+from toolkit.prompt_utils import Conditioning
+
+
+class Encoder:
+    """One token per letter; counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def __call__(self, captions: list[str]) -> Conditioning:
+        self.calls.append(captions)
+        [caption] = captions
+        codes = torch.tensor([[float(ord(letter)) for letter in caption] or [0.0]], requires_grad=True)
+        embeds = codes[..., None].repeat(1, 1, 2)
+        extra = {"sizes": torch.tensor([[1, 2]])}
+        return Conditioning(embeds, torch.ones(codes.shape, dtype=torch.int64), embeds.mean(1), extra)
+
+
+@pytest.fixture(params=["memory", "disk"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return tmp_path / "cache" if request.param == "disk" else None
+
+
+def test_fill_then_get_all_parts(folder: Path | None) -> None:
+    cache, encoder = PromptCache(folder, "encoder"), Encoder()
+    seen: list[tuple[int, int]] = []
+    texts = ["a cat", "", "ein Bär", "a cat"]
+    assert cache.fill(texts, encoder, progress=lambda done, total: seen.append((done, total))) == 3
+    assert encoder.calls == [["a cat"], [""], ["ein Bär"]]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    for text in texts:
+        found, wanted = cache.get(text), Encoder()([text])
+        assert found is not None
+        assert len(found) == 1
+        for name, tensor in wanted.tensors().items():
+            assert torch.equal(found.tensors()[name], tensor)
+            assert found.tensors()[name].dtype == tensor.dtype
+        assert not found.embeds.requires_grad
+    assert cache.fill(texts, encoder) == 0
+
+
+def test_another_encoder_finds_nothing(tmp_path: Path) -> None:
+    PromptCache(tmp_path, "one").fill(["a"], Encoder())
+    assert PromptCache(tmp_path, "one").get("a") is not None
+    assert PromptCache(tmp_path, "two").get("a") is None
+    assert PromptCache(tmp_path, "one").get("b") is None
+
+
+def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
+    cache = PromptCache(tmp_path, "encoder")
+    cache.fill(["a"], Encoder())
+    [path] = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert cache.get("a") is None
+    assert len(cache.notes) == 1
+    assert cache.fill(["a"], Encoder()) == 1
+    assert cache.get("a") is not None
+
+
+def test_stopping_keeps_what_is_done(folder: Path | None) -> None:
+    cache, encoder = PromptCache(folder, "encoder"), Encoder()
+    with pytest.raises(JobStopped, match="1 of 3"):
+        cache.fill(["a", "b", "c"], encoder, should_stop=lambda: len(encoder.calls) == 1)
+    assert cache.fill(["a", "b", "c"], encoder) == 2
+
+
+def test_one_caption_at_a_time() -> None:
+    two = Conditioning(torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match="one caption"):
+        PromptCache(None, "encoder").put("a", two)

@@ -1,0 +1,121 @@
+"""Names and folders of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from toolkit.errors import ConfigError, RunError
+from toolkit.runs.layout import RunFolder
+
+PLAIN_NAMES = ["foo", "foo_bar", "my run 2", "a+b(c)[1]*^$|.d", "кот", "v1.5"]
+
+
+@pytest.mark.parametrize("name", PLAIN_NAMES)
+def test_own_names_are_read_back(tmp_path: Path, name: str) -> None:
+    run = RunFolder(tmp_path, name)
+    assert run.final_name() == f"{name}.safetensors"
+    assert run.step_name(250) == f"{name}_000000250.safetensors"
+    for extension in (".safetensors", ".pt", ""):
+        assert run.parse_step(tmp_path / run.step_name(250, extension)) == 250
+    for other in (run.final_name(), f"{name}_250.safetensors", f"x{name}_000000250", f"{name}_000000250.txt"):
+        assert run.parse_step(other) is None
+
+
+def test_another_runs_files_are_never_claimed(tmp_path: Path) -> None:
+    for name in PLAIN_NAMES:
+        for other in PLAIN_NAMES:
+            step = RunFolder(tmp_path, name).parse_step(RunFolder(tmp_path, other).step_name(7))
+            assert step == (7 if name == other else None)
+    assert RunFolder(tmp_path, "foo").parse_step("foo_bar_000000250.safetensors") is None
+    assert RunFolder(tmp_path, "a.c").parse_step("abc_000000250.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a/b", "a\\b", "..", ".", ".hidden", "a\n", "tab\there", "x" * 201, "a "]
+)
+def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunFolder(tmp_path, name)
+    (problem,) = caught.value.problems
+    assert problem.key == "config.name"
+    assert problem.remedy
+
+
+@pytest.mark.parametrize("name", ["foo", "a+b(c)[1]*"])
+def test_prune_keeps_the_last_steps_and_what_is_not_ours(tmp_path: Path, name: str) -> None:
+    run = RunFolder(tmp_path, name)
+    run.create()
+    doomed = [run.path / run.step_name(step) for step in (100, 200)]
+    folder = run.path / run.step_name(200, "")
+    kept = [run.path / run.step_name(step) for step in (300, 1_000_000_000)]
+    kept += [
+        run.path / other for other in (f"{name}_bar_000000100.safetensors", run.final_name(), "optimizer.pt")
+    ]
+    for path in [*kept, *doomed]:
+        path.touch()
+    folder.mkdir()
+    (folder / "model_index.json").touch()
+    assert run.prune_step_files(2) == sorted([*doomed, folder], key=lambda path: (run.parse_step(path), path))
+    assert not any(path.exists() for path in [*doomed, folder])
+    assert all(path.exists() for path in kept)
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
+    assert run.prune_step_files(2) == []
+    with pytest.raises(ValueError, match="keep"):
+        run.prune_step_files(0)
+
+
+def test_prune_removes_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (run.path / run.step_name(1, "")).symlink_to(precious)
+    (run.path / run.step_name(2)).touch()
+    run.prune_step_files(1)
+    assert precious.exists()
+    assert [step for step, _ in run.step_files()] == [2]
+
+
+def test_samples_are_grouped_and_the_newest_counts(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "foo")
+    assert run.samples_by_step() == {}
+    run.create()
+    assert run.sample_name(1700, 250, 3) == "1700__000000250_3.jpg"
+    for name in (
+        run.sample_name(1, 0, 0), run.sample_name(5, 250, 0), run.sample_name(40, 250, 0, "png"),
+        run.sample_name(6, 250, 10), "notes.txt", ".x__000000000_0.jpg", "7__000000250_1.jpg.part",
+    ):  # fmt: skip
+        (run.samples / name).touch()
+    grouped = run.samples_by_step()
+    assert list(grouped) == [0, 250]
+    assert {index: path.name for index, path in grouped[250].items()} == {
+        0: "40__000000250_0.png",
+        10: "6__000000250_10.jpg",
+    }
+
+
+def test_create_twice_and_where_it_cannot(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "deep" / "er", "foo")
+    run.create()
+    run.create()
+    assert run.samples.is_dir() and run.checkpoints.is_dir() and run.commands.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="training_folder"):
+        RunFolder(tmp_path / "file", "foo").create()
+
+
+def test_config_keeps_variables_and_order(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    raw = {
+        "job": "train",
+        "config": {"name": "foo", "token": "${HF_TOKEN}", "path": Path("a/b"), "size": (1, 2)},
+    }
+    run.write_config(raw)
+    text = run.config_path.read_text(encoding="utf-8")
+    assert text.startswith("# schema_version: 1\njob: train\n")
+    loaded = yaml.safe_load(text)
+    assert loaded["config"] == {"name": "foo", "token": "${HF_TOKEN}", "path": "a/b", "size": [1, 2]}

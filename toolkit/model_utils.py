@@ -1,0 +1,78 @@
+"""Models ready to use: loaded for inference, with LoRAs on top."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from toolkit.errors import ModelError, Problem
+from toolkit.stable_diffusion_model import StableDiffusion
+
+# How the formats in use end the name of a module's down projection.
+_DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
+
+
+def load_model_for_inference(
+    name_or_path: str | os.PathLike[str],
+    *,
+    arch: str = "sd15",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> StableDiffusion:
+    """A frozen model in eval mode. options as in StableDiffusion.load. Raises ModelError."""
+    sd = StableDiffusion.load(name_or_path, arch=arch, device=device, dtype=dtype, **options)
+    sd.architecture.freeze()
+    return sd
+
+
+def apply_lora(sd: StableDiffusion, path: str | os.PathLike[str], multiplier: float = 1.0) -> int:
+    """Put a LoRA file on the model through diffusers; returns the number of modules it changes.
+
+    Raises ModelError if the file is not a LoRA, or if one of its modules has no place in this model: a LoRA
+    that is applied in part draws something else than what was trained.
+    """
+    path = Path(path)
+    in_file = _count_modules(path)
+    pipeline = sd.pipeline()
+    name = f"lora_{len(sd.loras)}"
+    try:
+        pipeline.load_lora_weights(
+            str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True
+        )
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        problem = f"cannot be applied to this model: {error}"
+        raise ModelError(Problem("model.lora", problem, file=str(path))) from error
+    matched = sum(name in getattr(module, "lora_A", {}) for module in _modules(sd))
+    if matched != in_file:
+        if matched:
+            pipeline.delete_adapters(name)
+        problem = f"only {matched} of its {in_file} modules have a place in this model"
+        remedy = "was it trained on another architecture?"
+        raise ModelError(Problem("model.lora", problem, file=str(path), remedy=remedy))
+    sd.loras[name] = multiplier
+    pipeline.set_adapters(list(sd.loras), list(sd.loras.values()))
+    return matched
+
+
+def _modules(sd: StableDiffusion) -> list[nn.Module]:
+    """Every module that a LoRA may sit on."""
+    return [*sd.unet.modules(), *sd.text_encoder.modules()]
+
+
+def _count_modules(path: Path) -> int:
+    """How many modules a LoRA file changes. Raises ModelError if it cannot be read or changes none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            count = len({key for key in file.keys() if key.endswith(_DOWN)})  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        problem = f"is not a readable .safetensors file: {error}"
+        raise ModelError(Problem("model.lora", problem, file=str(path))) from error
+    if not count:
+        raise ModelError(Problem("model.lora", "holds no LoRA", file=str(path)))
+    return count
