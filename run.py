@@ -113,10 +113,12 @@ def describe(job: LoadedJob) -> str:
     for process in job.config.process:
         kind = process.type
         if process.type == "to_folder":
-            parts.append(f"{kind}, {len(process.generate.requests())} pictures")
+            parts.append(f"{kind}, {_count(len(process.generate.requests()), 'picture')}")
             continue
-        count = len(process.datasets)
-        parts.append(f"{kind}, {process.train.steps} steps, {count} dataset{'' if count == 1 else 's'}")
+
+        parts.append(
+            f"{kind}, {_count(process.train.steps, 'step')}, {_count(len(process.datasets), 'dataset')}"
+        )
     return f"{job.path}: {job.config.job} '{job.config.name}': {'; '.join(parts)}"
 
 

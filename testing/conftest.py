@@ -17,10 +17,17 @@ os.environ["MPLBACKEND"] = "agg"
 
 import ipaddress
 import socket
+import tempfile
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Caches of latents and prompts go to a folder of this session, not to the user's; matplotlib's fonts stay.
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
+_CACHE = tempfile.TemporaryDirectory(prefix="ai-toolkit-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 SLOW_TEST_TIMEOUT_S = 1200
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def load_job(
 
     Raises ConfigError with every problem of the file.
     """
-    load_env_files()
+    if environment is None:
+        load_env_files()
     file = find_config(path, config_root)
     document = read_document(file, environment)
     return _Reader(document, name).job()
@@ -70,31 +71,26 @@ class _Reader:
         self.problems = list(document.problems)
         self.notes: list[str] = []
         self.name = name
+        self.many = False
 
     def job(self) -> LoadedJob:
         """The job. Raises ConfigError if anything at all was wrong."""
         data = self.document.data
         if not isinstance(data, dict) or not data:
-            what = "is empty" if not data else "is no job description"
-            raise ConfigError(
-                Problem(
-                    "config.syntax", f"{what}; it needs the keys job and config", file=str(self.document.path)
-                )
-            )
+            message = f"{'is no job description' if data else 'is empty'}; it needs the keys job and config"
+            raise ConfigError(Problem("config.syntax", message, file=str(self.document.path)))
         body = self._body(data)
-        job_name = self._job_name(body)
+        job_name = None if body is None else self._job_name(body)
         tag = self.name or job_name or NAME_TAG
         data, body = _named(data, tag), _named(body, tag)
         job = self._job_type(data)
-        processes = self._processes(job, body)
+        processes = self._processes(job, body) if job and body is not None else []
         meta = data.get("meta")
         if meta is not None and not isinstance(meta, dict):
-            self._add(
-                ("meta",), "config.bad_value", f"must be a section (key: value lines), not {shown(meta)}"
-            )
+            message = f"must be a section (key: value lines), not {shown(meta)}"
+            self._add(("meta",), "config.bad_value", message)
         if self.problems:
-            self.problems.sort(key=lambda problem: problem.line or 0)
-            raise ConfigError(self.problems)
+            raise ConfigError(self._final_problems())
         config = JobConfig.model_validate(
             {"job": job, "name": _named(job_name, tag), "process": processes, "meta": meta or {}}
         )
@@ -108,8 +104,20 @@ class _Reader:
             Problem(code, message, str(self.document.path), line, key or dotted(location), remedy)
         )
 
-    def _body(self, data: dict[str, Any]) -> dict[str, Any]:
-        """`config:` of the file; unknown keys of both levels are noted."""
+    def _final_problems(self) -> list[Problem]:
+        """All problems by line; a value that is an unset variable is wrong for that reason only."""
+        problems = [self._short_key(problem) for problem in self.problems]
+        unset = {problem.key for problem in problems if problem.code == "config.unset_variable"}
+        told = [p for p in problems if p.key not in unset or p.code == "config.unset_variable"]
+        return sorted(told, key=lambda problem: problem.line or 0)
+
+    def _short_key(self, problem: Problem) -> Problem:
+        """The problem with its key counted from the process, where the file has only one."""
+        key = (problem.key or "").removeprefix("" if self.many else "config.process[0].")
+        return replace(problem, key=key.removeprefix("config.") if key.startswith("config.process[") else key)
+
+    def _body(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        """`config:` of the file, or None; unknown keys of both levels are noted."""
         body = data.get("config")
         self._only_keys(data, ("job", "config", "meta"), ())
         if "config" in data and not isinstance(body, dict):
@@ -119,7 +127,7 @@ class _Reader:
         elif "config" not in data:
             self._add((), "config.missing_key", "is missing", "it holds name and process", key="config")
         if not isinstance(body, dict):
-            return {}
+            return None
         self._only_keys(body, ("name", "process"), ("config",))
         return body
 
@@ -137,20 +145,14 @@ class _Reader:
     def _job_name(self, body: Mapping[str, Any]) -> str | None:
         name = body.get("name")
         if name is None:
-            if body:
-                self._add(
-                    ("config",),
-                    "config.missing_key",
-                    "is missing",
-                    "it names the run's folder and files",
-                    key="config.name",
-                )
+            remedy = "it names the run's folder and files"
+            self._add(("config",), "config.missing_key", "is missing", remedy, key="config.name")
             return None
         if isinstance(name, bool | list | dict):
             remedy = "put it in quotes"
             self._add(("config", "name"), "config.bad_value", f"must be text, not {shown(name)}", remedy)
             return None
-        if str(name) == NAME_TAG and not self.name:
+        if NAME_TAG in str(name) and not self.name:
             self._add(("config", "name"), "config.bad_value", "[name] needs a value", "give --name NAME")
             return None
         final = str(name).replace(NAME_TAG, self.name or NAME_TAG)
@@ -183,20 +185,18 @@ class _Reader:
     def _processes(self, job: str, body: Mapping[str, Any]) -> list[AnyProcess]:
         entries = body.get("process")
         if not isinstance(entries, list) or not entries:
-            if body:
-                remedy = "write it as a list: `process:`, then `- type: ...`"
-                message = "is missing" if entries is None else "must be a list of processes"
-                self._add(("config", "process"), "config.missing_key", message, remedy, key="config.process")
+            remedy = "write it as a list: `process:`, then `- type: ...`"
+            message = "is missing" if entries is None else "must be a list of processes"
+            self._add(("config", "process"), "config.missing_key", message, remedy, key="config.process")
             return []
-        if not job:
-            return []
-        found = [self._process(job, entry, index, len(entries)) for index, entry in enumerate(entries)]
+        self.many = len(entries) > 1
+        found = [self._process(job, entry, index) for index, entry in enumerate(entries)]
         return [process for process in found if process is not None]
 
-    def _process(self, job: str, entry: Any, index: int, count: int) -> AnyProcess | None:
+    def _process(self, job: str, entry: Any, index: int) -> AnyProcess | None:
         """One entry of `process`, or None if something is wrong with it."""
         prefix: Location = ("config", "process", index)
-        shown_prefix = f"process[{index}]" if count > 1 else ""
+        shown_prefix = f"process[{index}]" if self.many else ""
         kinds = JOBS[job]
         if not isinstance(entry, dict):
             self._add(prefix, "config.bad_value", f"must be a section with a type, not {shown(entry)}")
@@ -241,7 +241,7 @@ class _Reader:
         homes = [other for other, kinds in JOBS.items() if kind in kinds]
         known = f"known in job '{job}': {', '.join(JOBS[job])}"
         if kind is None:
-            self._add(location, "config.missing_key", "is missing", known, key=dotted(location[1:]))
+            self._add(location, "config.missing_key", "is missing", known)
         elif homes:
             self._add(
                 location, "config.bad_value", f"'{kind}' is no process of job '{job}'", f"set job: {homes[0]}"

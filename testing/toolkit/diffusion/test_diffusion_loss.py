@@ -91,7 +91,7 @@ def test_a_mask_counts_only_what_it_covers(model, batch):
     mask = torch.zeros(3, 1, 8, 8)
     mask[0, :, :4] = 1.0
     mask[1] = 0.5
-    plain = diffusion_loss(model, batch, criterion=lambda prediction, target: (prediction - target) ** 2)
+    plain = diffusion_loss(model, batch, criterion=MSE)
     masked = diffusion_loss(model, replace(batch, mask=mask), criterion=MSE)
     assert masked.counts.tolist() == [4 * 8 * 4, 4 * 8 * 8 / 2, 0]
     torch.testing.assert_close(masked.per_item[1], plain.per_item[1])

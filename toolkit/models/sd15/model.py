@@ -35,6 +35,7 @@ _FLOW_SCHEDULER = {
     "algorithm_type": "dpmsolver++",
     "solver_order": 1,
     "final_sigmas_type": "zero",
+    "steps_offset": 1,
 }
 _OBJECTIVES = {"epsilon": EpsilonPrediction, "v_prediction": VelocityPrediction}
 

@@ -50,8 +50,11 @@ def load_single_file(
             **text,
         )
     except SingleFileComponentError as error:
-        remedy = f"name a text encoder with {_TE_KEY}"
+        remedy = f"name a text encoder with {_TE_KEY}" if "CLIPTextModel" in str(error) else None
         refuse(str(path), f"is not complete: {str(error).splitlines()[0]}", remedy=remedy)
+    except NotImplementedError:
+        # The weights that the file lacks stayed empty, and could not be moved.
+        refuse(str(path), "lacks some of the weights of Stable Diffusion 1.x")
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         refuse(str(path), f"cannot be loaded as Stable Diffusion 1.x: {error}")
     for name in ("unet", "vae", "text_encoder"):

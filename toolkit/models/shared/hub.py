@@ -10,6 +10,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -21,6 +22,9 @@ from toolkit.paths import models_root, resolve_model
 MODEL_KEY = "model.name_or_path"  # the key of a job file that named the model
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOOKS_LIKE_FILE = (".safetensors", ".ckpt", ".pt", ".bin")
+
+# Beside the hub's own errors: time-outs and broken connections of its HTTP client, ids of a wrong form.
+_FAILURES = (OSError, EntryNotFoundError, HTTPError, ValueError)
 
 
 def refuse(name: str, message: str, *, remedy: str | None = None, key: str = MODEL_KEY) -> NoReturn:
@@ -48,7 +52,7 @@ def download_pipeline(repo_id: str, *, key: str = MODEL_KEY) -> Path:
     try:
         # The safety checker is larger than the text encoder and judges pictures that training never sees.
         folder = DiffusionPipeline.download(repo_id, safety_checker=None, feature_extractor=None)
-    except (OSError, EntryNotFoundError, ValueError) as error:
+    except _FAILURES as error:
         explain_hub_error(repo_id, error, key=key)
     return Path(folder)
 
@@ -59,7 +63,7 @@ def download_folder(repo_id: str, patterns: list[str], *, key: str) -> Path:
 
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns))
-    except (OSError, EntryNotFoundError, ValueError) as error:
+    except _FAILURES as error:
         explain_hub_error(repo_id, error, key=key)
 
 
@@ -84,6 +88,10 @@ def explain_hub_error(repo_id: str, error: Exception, *, key: str) -> NoReturn:
         remedy = "download its .safetensors file and give its path"
     elif any(isinstance(reason, HfHubHTTPError) for reason in reasons):
         message = f"the hub refused: {_first_line(error)}"
+    elif any(isinstance(reason, HTTPError) for reason in reasons):
+        cause = next(type(reason).__name__ for reason in reasons if isinstance(reason, HTTPError))
+        message = f"is not in the local cache, and the hub cannot be reached ({cause})"
+        remedy = "check the network, or give a local folder or file"
     raise ModelError(Problem("model.hub", f"'{repo_id}': {message}", key=key, remedy=remedy)) from error
 
 

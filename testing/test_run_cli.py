@@ -1,0 +1,214 @@
+"""The command line of run.py: what it prints, which codes it exits with, what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import run
+from testing.config_helpers import GENERATE
+from toolkit.errors import (
+    EXIT_FAILURE,
+    EXIT_OK,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    JobStopped,
+    Problem,
+    RunError,
+    UserError,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def command_line(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """run.py as a user runs it."""
+    command = [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch) -> Callable[..., list[str]]:
+    """Writes one job file for each outcome and makes run_job end in that outcome."""
+    outcomes: dict[str, BaseException | None] = {}
+
+    def run_job(loaded: Any) -> None:
+        outcome = outcomes[loaded.config.name]
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setitem(sys.modules, "jobs.base_job", SimpleNamespace(run_job=run_job))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def write(*endings: BaseException | None) -> list[str]:
+        paths = []
+        for index, ending in enumerate(endings):
+            outcomes[f"job{index}"] = ending
+            path = tmp_path / f"job{index}.yml"
+            path.write_text(GENERATE.replace("name: pictures", f"name: job{index}"), encoding="utf-8")
+            paths.append(str(path))
+        return paths
+
+    return write
+
+
+MISTAKE = UserError([Problem("data", "picture a.png is broken"), Problem("data", "picture b.png is broken")])
+
+
+@pytest.mark.parametrize(
+    ("endings", "options", "code", "summary"),
+    [
+        ([None], [], EXIT_OK, [" - 1 completed job", " - 0 failures"]),
+        ([None, None], [], EXIT_OK, [" - 2 completed jobs", " - 0 failures"]),
+        ([MISTAKE], [], EXIT_USAGE, [" - 0 completed jobs", " - 1 failure"]),
+        ([RunError("broke")], [], EXIT_FAILURE, [" - 0 completed jobs", " - 1 failure"]),
+        ([ZeroDivisionError("a bug")], [], EXIT_FAILURE, [" - 0 completed jobs", " - 1 failure"]),
+        ([RunError("broke"), None], [], EXIT_FAILURE,
+         [" - 0 completed jobs", " - 1 failure", " - 1 job not started"]),
+        ([RunError("broke"), None, MISTAKE], ["--recover"], EXIT_FAILURE, [" - 1 completed job", " - 2 failures"]),
+        ([None, JobStopped("at step 5"), None], ["-r"], EXIT_STOPPED,
+         [" - 1 completed job", " - 0 failures", " - 1 stopped job", " - 1 job not started"]),
+        ([KeyboardInterrupt()], [], 130, [" - 0 completed jobs", " - 0 failures", " - 1 stopped job"]),
+    ],
+)  # fmt: skip
+def test_every_run_ends_in_a_summary_and_its_code(jobs, capsys, endings, options, code, summary):
+    paths = jobs(*endings)
+    assert run.main([*paths, *options]) == code
+    out = capsys.readouterr().out
+    many = "job" if len(paths) == 1 else "jobs"
+    assert out.startswith(f"Running {len(paths)} {many}\n")
+    assert "# Running job: job0" in out
+    assert out.split("\nResult:\n")[1].splitlines() == summary
+
+
+def test_mistakes_are_lines_and_bugs_are_tracebacks(jobs, capsys):
+    run.main(jobs(MISTAKE))
+    assert capsys.readouterr().err == "error: picture a.png is broken\nerror: picture b.png is broken\n"
+    run.main(jobs(ZeroDivisionError("a bug")))
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)")
+    assert err.endswith("ZeroDivisionError: a bug\n")
+
+
+def test_nothing_starts_before_every_file_is_right(jobs, capsys, tmp_path):
+    good = jobs(None)[0]
+    bad = tmp_path / "bad.yml"
+    bad.write_text(GENERATE.replace("prompts:", "promts:"), encoding="utf-8")
+    assert run.main([good, str(bad), "none_of_this_name"]) == EXIT_USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert (
+        f"error: {bad}:8: generate.promts: is not a known key (did you mean 'prompts'?)" in err.splitlines()
+    )
+    assert "'none_of_this_name' not found" in err
+
+
+@pytest.mark.parametrize("log", ["all.log", "new/folder/all.log"])
+def test_the_log_holds_everything_and_grows(jobs, capsys, monkeypatch, tmp_path, log):
+    monkeypatch.chdir(tmp_path)
+    paths = jobs(None, MISTAKE)
+    run.main([paths[0], "--log", log])
+    run.main([paths[1], "-l", log])
+    captured = capsys.readouterr()
+    text = Path(log).read_text(encoding="utf-8")
+    assert "# Running job: job0" in text
+    assert "picture a.png is broken" in text
+    assert text.count("Result:") == 2
+    assert sorted(text) == sorted(captured.out + captured.err)
+    assert sys.stdout is not None
+    assert not isinstance(sys.stdout, run.Tee)
+
+
+def test_a_log_that_cannot_be_written(jobs, capsys, tmp_path):
+    assert run.main([*jobs(None), "--log", str(tmp_path)]) == EXIT_USAGE
+    assert "cannot write the log" in capsys.readouterr().err
+
+
+def test_the_environment_is_set_before_a_job_and_the_users_wins(jobs, monkeypatch):
+    monkeypatch.setitem(os.environ, "OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delitem(os.environ, "HF_XET_HIGH_PERFORMANCE", raising=False)
+    run.main(jobs(None))
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ["HF_XET_HIGH_PERFORMANCE"] == "1"
+
+
+def test_the_name_tag_comes_from_the_command_line(jobs, capsys, tmp_path):
+    path = tmp_path / "tagged.yml"
+    path.write_text(GENERATE.replace("name: pictures", 'name: "x_[name]"'), encoding="utf-8")
+    assert run.main(["--check", "--name", "fox", str(path)]) == EXIT_OK
+    assert "'x_fox'" in capsys.readouterr().out
+
+
+def test_check_says_what_each_job_does(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "train.yml").write_text(
+        "job: train\nconfig:\n  name: my_lora\n  process:\n    - type: sd_trainer\n      training_folder: output\n"
+        "      sqlite_db_path: /x.db\n      model: {name_or_path: m}\n      network: {}\n"
+        "      train: {steps: 7}\n      datasets: [{folder_path: pictures}]\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "draw.yml").write_text(GENERATE, encoding="utf-8")
+    result = command_line("--check", "train.yml", "draw.yml", folder=tmp_path)
+    assert (result.returncode, result.stderr) == (EXIT_OK, "")
+    first, note, second = result.stdout.splitlines()
+    assert first == "OK: train.yml: train 'my_lora': sd_trainer, 7 steps, 1 dataset"
+    assert note.startswith("  note: sqlite_db_path: '/x.db' has no effect")
+    assert second == "OK: draw.yml: generate 'pictures': to_folder, 1 picture"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["draw.yml", "pictures", "train.yml"]
+
+
+def test_check_fails_without_a_traceback(tmp_path):
+    (tmp_path / "bad.yml").write_text("job: generate\nconfig: {name: x\n", encoding="utf-8")
+    result = command_line("--check", "bad.yml", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (EXIT_USAGE, "")
+    assert result.stderr.startswith("error: bad.yml:3: is not valid YAML")
+    assert "Traceback" not in result.stderr
+
+
+def test_the_schema_is_json():
+    result = command_line("--schema")
+    assert result.returncode == EXIT_OK
+    assert set(json.loads(result.stdout)["properties"]) == {"job", "config", "meta"}
+
+
+def test_a_command_line_without_files_is_a_mistake():
+    result = command_line()
+    assert result.returncode == EXIT_USAGE
+    assert "give at least one job file" in result.stderr
+
+
+def test_help_names_the_exit_codes_and_imports_little():
+    code = (
+        "import sys, run\n"
+        "try: run.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'pydantic', 'yaml', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    for words in ("exit codes:", "--recover", "--name", "--log", "--check", "--schema"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize("option", [["--check"], ["--schema"]])
+def test_check_and_schema_import_no_torch(option):
+    code = (
+        "import sys, run\n"
+        f"code = run.main([*{option!r}, 'config/examples/generate.yml'])\n"
+        "assert code == 0 and 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
