@@ -1,4 +1,4 @@
-"""Run jobs described in YAML or JSON: `python run.py config.yml [more.yml ...]`. Light until a job starts."""
+"""Run jobs described in YAML or JSON files: python run.py config.yml [more.yml ...]"""
 
 from __future__ import annotations
 
@@ -111,14 +111,14 @@ def describe(job: LoadedJob) -> str:
     """One line on what a job would do."""
     parts = []
     for process in job.config.process:
-        kind = process.type
         if process.type == "to_folder":
-            parts.append(f"{kind}, {_count(len(process.generate.requests()), 'picture')}")
+            parts.append(f"to_folder, {_count(len(process.generate.requests()), 'picture')}")
             continue
-
-        parts.append(
-            f"{kind}, {_count(process.train.steps, 'step')}, {_count(len(process.datasets), 'dataset')}"
-        )
+        kind: str = process.type
+        if process.type != "vae":
+            kind += f" (LoRA, rank {process.network.rank})" if process.network else " (full model)"
+        steps, datasets = _count(process.train.steps, "step"), _count(len(process.datasets), "dataset")
+        parts.append(f"{kind}, {steps}, {datasets}")
     return f"{job.path}: {job.config.job} '{job.config.name}': {'; '.join(parts)}"
 
 

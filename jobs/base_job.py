@@ -19,6 +19,6 @@ PROCESSES = Registry(
 
 
 def run_job(loaded: LoadedJob) -> None:
-    """Run every process of the job. Raises UserError for what the user can mend, JobStopped if it was stopped."""
+    """Run every process of the job. Raises UserError for what its user can mend, JobStopped if stopped."""
     for section in loaded.config.process:
         PROCESSES.resolve(section.type)(loaded, section)

@@ -115,7 +115,9 @@ def local_file(name: str, key: str) -> Path:
     return path
 
 
-def load_model(model: ModelConfig, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> StableDiffusion:
+def load_model(
+    model: ModelConfig, *, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> StableDiffusion:
     """The base model of a config. Raises ModelError."""
     from toolkit.stable_diffusion_model import StableDiffusion
 
@@ -190,7 +192,9 @@ def trainer(
         schedule=make_schedule(train.lr_scheduler, train.lr_scheduler_params),
         batches=iter(()),
         accelerator=made,
-        ema=ExponentialMovingAverage(parameters, train.ema_config.ema_decay) if train.ema_config.use_ema else None,
+        ema=ExponentialMovingAverage(parameters, train.ema_config.ema_decay)
+        if train.ema_config.use_ema
+        else None,
     )
 
 
@@ -237,5 +241,5 @@ def with_seed(request: SampleRequest) -> SampleRequest:
 
 
 def recipe(request: SampleRequest, model: ModelConfig, **more: Any) -> dict[str, Any]:
-    """What a picture's metadata tells of how it was made; the model by its last part, which holds no private path."""
+    """How a picture was made, for its metadata; of the model's path only the last part, the rest is private."""
     return asdict(request) | {"model": Path(model.name_or_path).name} | more

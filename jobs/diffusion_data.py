@@ -75,7 +75,9 @@ def _cached_latents(
     """The latents of the datasets that ask for it; on disk if any of them says so."""
     model, device = trained.model, trained.device
     wanted = {
-        index for index, dataset in enumerate(section.datasets) if dataset.cache_latents or dataset.cache_latents_to_disk
+        index
+        for index, dataset in enumerate(section.datasets)
+        if dataset.cache_latents or dataset.cache_latents_to_disk
     }
     if not wanted:
         return None

@@ -74,7 +74,10 @@ def load_trained_model(section: TrainProcess, accelerator: Accelerator) -> Train
         own = {f"{component}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
         parameters |= own
         groups.append(
-            {"params": list(own.values()), "lr": train.denoiser_lr if component == "unet" else train.encoder_lr}
+            {
+                "params": list(own.values()),
+                "lr": train.denoiser_lr if component == "unet" else train.encoder_lr,
+            }
         )
         module.train()
     if train.gradient_checkpointing:
@@ -110,7 +113,14 @@ def _checkpoint_gradients(components: dict[str, nn.Module]) -> None:
 
 
 def save_trained(
-    loaded: LoadedJob, section: TrainProcess, trained: TrainedModel, path: Path, *, step: int, epoch: int, num_images: int
+    loaded: LoadedJob,
+    section: TrainProcess,
+    trained: TrainedModel,
+    path: Path,
+    *,
+    step: int,
+    epoch: int,
+    num_images: int,
 ) -> Path:
     """Write what was trained; `path` lacks its extension. Returns the file or folder.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from jobs.session import Session
 from toolkit.data.items import Batch
 from toolkit.errors import Problem, RunError
+from toolkit.runs.status import Phase
 from toolkit.training import checkpoints
 from toolkit.training.checkpoints import Checkpoint
 from toolkit.training.progress import Progress
@@ -43,7 +45,9 @@ class Outputs:
 class TrainingRun:
     """Watches a trainer on behalf of a run folder, and brings a stopped run back where it was."""
 
-    def __init__(self, session: Session, trainer: Trainer, outputs: Outputs, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, session: Session, trainer: Trainer, outputs: Outputs, identity: dict[str, Any]
+    ) -> None:
         self.session = session
         self.trainer = trainer
         self.outputs = outputs
@@ -56,7 +60,7 @@ class TrainingRun:
     # -- resuming -----------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Load the newest valid checkpoint, if there is one. Raises RunError if it belongs to other weights."""
+        """Load the newest valid checkpoint, if there is one. Raises RunError if it holds other weights."""
         root = self.session.folder.checkpoints
         folder, damaged = checkpoints.newest_valid(root)
         for path in damaged:
@@ -78,7 +82,9 @@ class TrainingRun:
         self.saved_step = saved.step
         for key, value in self.identity.items():
             if saved.values["identity"].get(key) != value:
-                self.session.say(f"note: {key} differs from the checkpoint's: this run goes on with the new one")
+                self.session.say(
+                    f"note: {key} differs from the checkpoint's: this run goes on with the new one"
+                )
         self.session.say(f"note: resuming from step {saved.step} ({folder.name})")
 
     @torch.no_grad()
@@ -107,7 +113,9 @@ class TrainingRun:
         trainer, outputs, session = self.trainer, self.outputs, self.session
         self.started_at_step = trainer.state.step
         if trainer.state.step >= trainer.settings.steps:
-            session.say(f"note: all {trainer.settings.steps} steps are done already; raise train.steps to go on")
+            session.say(
+                f"note: all {trainer.settings.steps} steps are done already; raise train.steps to go on"
+            )
         elif outputs.force_first_sample or (outputs.sample_first and trainer.state.step == 0):
             self._preview()
         if session.stop_requested():
@@ -153,8 +161,12 @@ class TrainingRun:
         for report, (loss, grad_norm) in zip(reports, numbers, strict=True):
             micro_batch = report.step * self.trainer.settings.accumulation - 1
             self.session.metrics.write(
-                step=report.step, epoch=micro_batch // per_epoch, loss=round(loss, 7), lr=report.lr,
-                grad_norm=round(grad_norm, 6), seconds=round(report.seconds, 4),
+                step=report.step,
+                epoch=micro_batch // per_epoch,
+                loss=round(loss, 7),
+                lr=report.lr,
+                grad_norm=round(grad_norm, 6),
+                seconds=round(report.seconds, 4),
             )
         loss = sum(row[0] for row in numbers) / len(numbers)
         if self.bar is not None:
@@ -204,7 +216,7 @@ class TrainingRun:
         with self._interlude("sampling", "Generating images"):
             self.outputs.preview(self.trainer.state.step)
 
-    def _interlude(self, phase: str, info: str) -> Any:
+    def _interlude(self, phase: Phase, info: str) -> AbstractContextManager[None]:
         return self.session.interlude(phase, info, bar=self.bar)
 
     def _end(self, finished: bool) -> bool:
@@ -239,7 +251,9 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def write_previews(folder: Any, step: int, images: Iterable[tuple[Any, dict[str, Any]]], extension: str) -> int:
+def write_previews(
+    folder: Any, step: int, images: Iterable[tuple[Any, dict[str, Any]]], extension: str
+) -> int:
     """Write pictures under the names of the run folder; returns their number."""
     from toolkit.runs.images import save_image
 
@@ -249,4 +263,3 @@ def write_previews(folder: Any, step: int, images: Iterable[tuple[Any, dict[str,
         save_image(image, folder.samples / name, recipe)
         count += 1
     return count
-

@@ -63,7 +63,11 @@ def training_config(tmp_path: Path, model: Path, name: str = "run", **changes: A
     }  # fmt: skip
     if not (tmp_path / "data").exists():
         make_dataset(tmp_path / "data")
-    config = {"job": "extension", "config": {"name": name, "process": [merged(process, changes)]}, "meta": {"by": "test"}}
+    config = {
+        "job": "extension",
+        "config": {"name": name, "process": [merged(process, changes)]},
+        "meta": {"by": "test"},
+    }
     path = tmp_path / f"{name}.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path

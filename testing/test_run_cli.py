@@ -73,7 +73,8 @@ MISTAKE = UserError([Problem("data", "picture a.png is broken"), Problem("data",
         ([ZeroDivisionError("a bug")], [], EXIT_FAILURE, [" - 0 completed jobs", " - 1 failure"]),
         ([RunError("broke"), None], [], EXIT_FAILURE,
          [" - 0 completed jobs", " - 1 failure", " - 1 job not started"]),
-        ([RunError("broke"), None, MISTAKE], ["--recover"], EXIT_FAILURE, [" - 1 completed job", " - 2 failures"]),
+        ([RunError("broke"), None, MISTAKE], ["--recover"], EXIT_FAILURE,
+         [" - 1 completed job", " - 2 failures"]),
         ([None, JobStopped("at step 5"), None], ["-r"], EXIT_STOPPED,
          [" - 1 completed job", " - 0 failures", " - 1 stopped job", " - 1 job not started"]),
         ([KeyboardInterrupt()], [], 130, [" - 0 completed jobs", " - 0 failures", " - 1 stopped job"]),
@@ -150,7 +151,8 @@ def test_the_name_tag_comes_from_the_command_line(jobs, capsys, tmp_path):
 def test_check_says_what_each_job_does(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "train.yml").write_text(
-        "job: train\nconfig:\n  name: my_lora\n  process:\n    - type: sd_trainer\n      training_folder: output\n"
+        "job: train\nconfig:\n  name: my_lora\n  process:\n"
+        "    - type: sd_trainer\n      training_folder: output\n"
         "      sqlite_db_path: /x.db\n      model: {name_or_path: m}\n      network: {}\n"
         "      train: {steps: 7}\n      datasets: [{folder_path: pictures}]\n",
         encoding="utf-8",
@@ -159,7 +161,7 @@ def test_check_says_what_each_job_does(tmp_path):
     result = command_line("--check", "train.yml", "draw.yml", folder=tmp_path)
     assert (result.returncode, result.stderr) == (EXIT_OK, "")
     first, note, second = result.stdout.splitlines()
-    assert first == "OK: train.yml: train 'my_lora': sd_trainer, 7 steps, 1 dataset"
+    assert first == "OK: train.yml: train 'my_lora': sd_trainer (LoRA, rank 4), 7 steps, 1 dataset"
     assert note.startswith("  note: sqlite_db_path: '/x.db' has no effect")
     assert second == "OK: draw.yml: generate 'pictures': to_folder, 1 picture"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["draw.yml", "pictures", "train.yml"]

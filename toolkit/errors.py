@@ -91,7 +91,9 @@ def _edit_distance(first: str, second: str) -> int:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to `name`, or None if nothing is close. A slip keeps the length more often than not."""
+    """The known name closest to `name`, or None if nothing is close; ties go to the one of equal length."""
     word = str(name).lower()
     matches = get_close_matches(word, list(known), n=5, cutoff=0.6)
-    return min(matches, key=lambda match: (_edit_distance(word, match), abs(len(match) - len(word))), default=None)
+    return min(
+        matches, key=lambda match: (_edit_distance(word, match), abs(len(match) - len(word))), default=None
+    )

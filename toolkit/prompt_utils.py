@@ -5,8 +5,8 @@ Legend: B batch, L tokens, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,10 +28,12 @@ class Conditioning:
     def __len__(self) -> int:
         return self.embeds.shape[0]
 
-    def _map(self, function) -> Conditioning:  # type: ignore[no-untyped-def]
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        extra = {key: function(value) for key, value in values.pop("extra").items()}
-        return Conditioning(**{k: None if v is None else function(v) for k, v in values.items()}, extra=extra)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
+        def optional(value: Tensor | None) -> Tensor | None:
+            return None if value is None else function(value)
+
+        extra = {key: function(value) for key, value in self.extra.items()}
+        return Conditioning(function(self.embeds), optional(self.mask), optional(self.pooled), extra)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         """Moved to a device; floating-point tensors also cast to dtype."""
@@ -49,7 +51,8 @@ class Conditioning:
     def tensors(self) -> dict[str, Tensor]:
         """Flat name -> tensor, as stored in a cache file; `from_tensors` is its inverse."""
         flat = {name: getattr(self, name) for name in ("embeds", "mask", "pooled")}
-        return {k: v for k, v in flat.items() if v is not None} | {f"extra.{k}": v for k, v in self.extra.items()}
+        extra = {f"extra.{name}": value for name, value in self.extra.items()}
+        return {name: value for name, value in flat.items() if value is not None} | extra
 
     @staticmethod
     def from_tensors(flat: dict[str, Tensor]) -> Conditioning:
@@ -74,9 +77,11 @@ def concat(parts: Sequence[Conditioning]) -> Conditioning:
         raise ValueError(f"cannot concat unmasked embeddings of different lengths {sorted(lengths)}")
     length = max(lengths)
     first = parts[0]
+    masks = [part.mask for part in parts if part.mask is not None]
+    pooled = [part.pooled for part in parts if part.pooled is not None]
     return Conditioning(
         embeds=torch.cat([_pad_tokens(part.embeds, length) for part in parts]),
-        mask=None if first.mask is None else torch.cat([_pad_tokens(p.mask, length) for p in parts if p.mask is not None]),
-        pooled=None if first.pooled is None else torch.cat([p.pooled for p in parts if p.pooled is not None]),
+        mask=torch.cat([_pad_tokens(mask, length) for mask in masks]) if masks else None,
+        pooled=torch.cat(pooled) if pooled else None,
         extra={key: torch.cat([part.extra[key] for part in parts]) for key in first.extra},
     )

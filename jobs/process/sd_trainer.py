@@ -23,7 +23,9 @@ def run(loaded: LoadedJob, section: TrainProcess) -> None:
     name = section.name or loaded.config.name
     # Everything the user can mend is said before any weights load.
     scan = build.scan_datasets(section, size_multiple=build.size_multiple(section.model))
-    with Session(loaded, root=build.training_root(section), name=name, total_steps=section.train.steps) as session:
+    with Session(
+        loaded, root=build.training_root(section), name=name, total_steps=section.train.steps
+    ) as session:
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading model {section.model.name_or_path}")
         accelerator = build.accelerator(section)
@@ -31,16 +33,22 @@ def run(loaded: LoadedJob, section: TrainProcess) -> None:
         session.say(trained.summary)
         session.stop.check()
         data = prepare_data(section, scan.items, trained, session)
-        trainer = build.trainer(section, trained.groups, trained.parameters, accelerator, _losses(section, trained))
+        trainer = build.trainer(
+            section, trained.groups, trained.parameters, accelerator, _losses(section, trained)
+        )
 
         def save_model(path: Path, step: int) -> Path:
             epoch = data.epoch_of(trainer.state.position)
             with build.averaged(trainer.ema):
-                return save_trained(loaded, section, trained, path, step=step, epoch=epoch, num_images=scan.num_pictures)
+                return save_trained(
+                    loaded, section, trained, path, step=step, epoch=epoch, num_images=scan.num_pictures
+                )
 
         outputs = Outputs(
             save_model=save_model,
-            preview=partial(_preview, section, trained, trainer, session) if _wants_previews(section) else None,
+            preview=partial(_preview, section, trained, trainer, session)
+            if _wants_previews(section)
+            else None,
             prompts=[request.prompt for request in section.sample.requests(section.trigger_word)],
             **build.intervals(section),
         )

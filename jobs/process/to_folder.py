@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +29,9 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     wanted = section.generate
     requests = [build.with_seed(request) for request in wanted.requests(draw=secrets.randbelow(2**32))]
     if not requests:
-        raise ConfigError(Problem("config.no_prompts", "there is nothing to draw: no prompts", key="generate.prompts"))
+        raise ConfigError(
+            Problem("config.no_prompts", "there is nothing to draw: no prompts", key="generate.prompts")
+        )
     lora = build.local_file(wanted.lora_path, "generate.lora_path") if wanted.lora_path else None
     folder = _writable(Path(section.output_folder).expanduser())
     device = pick_device(section.device)
@@ -36,7 +39,7 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     sd = build.load_model(section.model, dtype=dtype, device=device)
     if lora is not None:
         matched = apply_lora(sd, lora, wanted.network_multiplier)
-        print(f"LoRA {lora.name}: {matched} modules")
+        sys.stdout.write(f"LoRA {lora.name}: {matched} modules\n")
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().install())
         stack.enter_context(preview_context(sd.architecture))
@@ -45,12 +48,14 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
             if stop:
                 raise JobStopped(f"{index} of {len(requests)} pictures written to {folder}")
             picture = next(pictures)
-            extra: dict[str, Any] = {"lora": lora.name, "network_multiplier": wanted.network_multiplier} if lora else {}
+            extra: dict[str, Any] = (
+                {"lora": lora.name, "network_multiplier": wanted.network_multiplier} if lora else {}
+            )
             path = folder / f"{int(time.time() * 1000)}_{index}.{wanted.ext}"
             save_image(picture, path, build.recipe(request, section.model, **extra))
             if wanted.prompt_file:
                 atomic.write_text(path.with_suffix(".txt"), request.prompt, durable=False)
-    print(f"{len(requests)} pictures in {folder}")
+    sys.stdout.write(f"{len(requests)} pictures in {folder}\n")
 
 
 def _writable(folder: Path) -> Path:
@@ -58,8 +63,8 @@ def _writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = Problem("config.output_folder", f"cannot make {folder}: {error.strerror}", key="output_folder")
+        problem = Problem(
+            "config.output_folder", f"cannot make {folder}: {error.strerror}", key="output_folder"
+        )
         raise ConfigError(problem) from error
     return folder
-
-

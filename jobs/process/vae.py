@@ -34,14 +34,18 @@ NUM_PREVIEWS = 8
 
 
 def run(loaded: LoadedJob, section: VaeProcess) -> None:
-    """Train the autoencoder of `model`, leaving a folder in diffusers' layout. Raises JobStopped if stopped."""
+    """Train the autoencoder of `model` into a folder in diffusers' layout. Raises JobStopped if stopped."""
     name = section.name or loaded.config.name
     scan = build.scan_datasets(section, size_multiple=build.vae_size_multiple(section.model))
-    with Session(loaded, root=build.training_root(section), name=name, total_steps=section.train.steps) as session:
+    with Session(
+        loaded, root=build.training_root(section), name=name, total_steps=section.train.steps
+    ) as session:
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading the autoencoder of {section.model.name_or_path}")
         accelerator, seed = build.accelerator(section), build.seed(section)
-        vae = load_autoencoder(build.model_path(section.model), from_config=section.model.from_config, seed=seed)
+        vae = load_autoencoder(
+            build.model_path(section.model), from_config=section.model.from_config, seed=seed
+        )
         vae.to(accelerator.device).train()
         parameters = {f"vae.{name}": parameter for name, parameter in vae.named_parameters()}
         session.say(f"training {sum(p.numel() for p in parameters.values()) / 1e6:.2f} M weights")
@@ -118,4 +122,7 @@ def _pairs(vae: AutoencoderKL, chosen: list[_Preview]) -> Iterator[tuple[Image.I
         latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
         both = torch.cat([pixels, vae.decode(latents).sample.float()], dim=3)[0]
         array = ((both.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-        yield Image.fromarray(array), {"source": preview.path.name, "left": "original", "right": "reconstruction"}
+        yield (
+            Image.fromarray(array),
+            {"source": preview.path.name, "left": "original", "right": "reconstruction"},
+        )

@@ -56,7 +56,9 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint and of the final file, by a name."""
     _, newest = list_checkpoints(folder / "checkpoints")[-1]
     groups = load_checkpoint(newest).tensors
-    state = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    state = {
+        f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()
+    }
     return state | {f"file/{k}": v for k, v in load_file(folder / f"{folder.name}.safetensors").items()}
 
 
@@ -84,7 +86,11 @@ def test_a_run_leaves_what_its_folder_promises(tmp_path, model):
     assert steps == ["000000000", "000000002", "000000004"]
     metadata = read_metadata(folder / "run.safetensors")
     assert json.loads(metadata["training_info"]) == {"step": 4, "epoch": 1}
-    assert metadata["by"] == "test" and metadata["ss_network_dim"] == "4" and metadata["ss_network_alpha"] == "2.0"
+    assert (
+        metadata["by"] == "test"
+        and metadata["ss_network_dim"] == "4"
+        and metadata["ss_network_alpha"] == "2.0"
+    )
 
 
 def test_two_runs_with_one_seed_are_bitwise_equal_and_another_seed_is_not(tmp_path, model):
@@ -131,7 +137,9 @@ def test_a_run_is_stopped_by_each_of_its_means_and_goes_on_from_there(tmp_path, 
     path = training_config(tmp_path, model, "halt", train={"steps": 4000})
     folder = tmp_path / "out" / "halt"
     process = start_job(tmp_path, path)
-    wait_until(lambda: (folder / "status.json").exists() and read_status(folder / "status.json").step >= 3, process)
+    wait_until(
+        lambda: (folder / "status.json").exists() and read_status(folder / "status.json").step >= 3, process
+    )
     if means == "command":
         (folder / "commands" / "stop").touch()
     else:
@@ -154,7 +162,9 @@ def test_commands_save_and_sample_are_obeyed(tmp_path, model):
     folder = tmp_path / "out" / "asked"
     process = start_job(tmp_path, path)
     sampled = lambda: any("__000000000_" not in p.name for p in (folder / "samples").glob("*.jpg"))  # noqa: E731
-    wait_until(lambda: (folder / "status.json").exists() and read_status(folder / "status.json").step >= 1, process)
+    wait_until(
+        lambda: (folder / "status.json").exists() and read_status(folder / "status.json").step >= 1, process
+    )
     (folder / "commands" / "save").touch()
     wait_until(lambda: bool(list(folder.glob("asked_*.safetensors"))), process)
     (folder / "commands" / "sample").touch()

@@ -259,11 +259,13 @@ def _key(prefix: str, key: str) -> str:
 
 
 def _advice(entry: Mapping[str, Any], prefix: str) -> list[str]:
-    """Notes on settings that mean something else here than in ai-toolkit."""
+    """Notes on settings that may mean something else than their author thinks."""
+    notes = []
+    if "network" in entry and not entry["network"] and entry["network"] != {}:
+        notes.append(_key(prefix, "network: is empty, so the model itself is trained"))
     train = entry.get("train")
     if not isinstance(train, Mapping):
-        return []
-    notes = []
+        return notes
     if train.get("timestep_type") == "sigmoid" and train.get("noise_scheduler", "ddpm") != "flowmatch":
         text = "sigmoid is honoured with ddpm too (ai-toolkit then trains uniformly: leave it out for that)"
         notes.append(_key(prefix, f"train.timestep_type: {text}"))

@@ -26,7 +26,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How a picture fills its bucket: scale to (scaled_width, scaled_height), cut the bucket at (left, top), flip."""
+    """How a picture fills its bucket: scale it, cut the bucket out at (left, top), flip."""
 
     scaled_width: int
     scaled_height: int

@@ -86,6 +86,11 @@ def _latents_of(model: Denoiser, batch: NoisedBatch) -> Tensor:
         return model.encode_images(batch.pixels)
 
 
+def _beside(values: Tensor, reference: Tensor) -> Tensor:
+    """values as float32 on the device of reference, without making the host wait for an accelerator."""
+    return values.to(reference.device, torch.float32, non_blocking=reference.device.type != "cpu")
+
+
 def diffusion_loss(
     model: Denoiser,
     batch: NoisedBatch,
@@ -104,8 +109,8 @@ def diffusion_loss(
     if batch.noise is None or batch.t is None:
         raise ValueError("a batch needs noise and t")
     latents = (_latents_of(model, batch) if latents is None else latents).float()
-    noise = batch.noise.to(latents.device, torch.float32)
-    t = batch.t.to(latents.device, torch.float32)
+    noise = _beside(batch.noise, latents)
+    t = _beside(batch.t, latents)
     if conditioning is None:
         conditioning = batch.conditioning
     if conditioning is None:
@@ -116,9 +121,10 @@ def diffusion_loss(
         target = model.objective.target(latents, noise, t)
     prediction = model.predict(noisy, t, conditioning)
     with torch.autocast(latents.device.type, enabled=False):
-        errors = criterion(prediction.float(), target)
+        errors = criterion(prediction.float(), _beside(target, prediction))
         if weighting is not None:
-            errors = errors * weighting(model.objective, t).reshape(-1, *[1] * (errors.ndim - 1))
+            weights = weighting(model.objective, _beside(t, prediction))
+            errors = errors * weights.reshape(-1, *[1] * (errors.ndim - 1))
         return _sum_valid(errors, batch.mask)
 
 
@@ -127,7 +133,7 @@ def _sum_valid(errors: Tensor, mask: Tensor | None) -> ItemLosses:
     if mask is None:
         sums = errors.flatten(1).sum(1)
         return ItemLosses(sums, torch.full_like(sums, errors[0].numel()))
-    valid = mask.to(errors.device, torch.float32).expand_as(errors)
+    valid = _beside(mask, errors).expand_as(errors)
     # Where nothing counts, an infinite error must not turn into 0 * inf.
     counted = torch.where(valid > 0, errors * valid, torch.zeros_like(errors))
     return ItemLosses(counted.flatten(1).sum(1), valid.flatten(1).sum(1))

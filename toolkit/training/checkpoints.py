@@ -3,7 +3,8 @@
     checkpoints/step_000000250/
         weights.safetensors  optimizer.safetensors  ema.safetensors  state.json  manifest.json
 
-Written as a hidden folder beside and renamed, the manifest with the sha256 of every other file last. A folder without a manifest, or one that does not match it, is never resumed from.
+Written as a hidden folder beside and renamed, the manifest with the sha256 of every other file last.
+A folder without a manifest, or one that does not match it, is never resumed from.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
     target = folder_of(root, checkpoint.step)
     with atomic.writing_folder(target) as folder:
         for name, tensors in checkpoint.tensors.items():
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors"
+            )
         state = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, **checkpoint.values}
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         files = sorted(folder.iterdir())
@@ -115,7 +118,7 @@ def list_checkpoints(root: Path) -> list[tuple[int, Path]]:
 
 def newest_valid(root: Path) -> tuple[Path | None, list[Path]]:
     """The newest checkpoint that can be resumed from, and the damaged ones that were passed over."""
-    damaged = []
+    damaged: list[Path] = []
     for _, folder in reversed(list_checkpoints(root)):
         if is_valid(folder):
             return folder, damaged
@@ -128,8 +131,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if values["schema_version"] > SCHEMA_VERSION:
         raise RunError(
-            Problem("run.newer_checkpoint", f"written by a later version (schema {values['schema_version']})",
-                    file=str(folder), remedy="update AI Toolkit, or move the checkpoint away to start anew")
+            Problem(
+                "run.newer_checkpoint",
+                f"written by a later version (schema {values['schema_version']})",
+                file=str(folder),
+                remedy="update AI Toolkit, or move the checkpoint away to start anew",
+            )
         )
     tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
     return Checkpoint(step=values["step"], tensors=tensors, values=values)

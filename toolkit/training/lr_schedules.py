@@ -72,19 +72,28 @@ def make_schedule(name: str, params: Mapping[str, Any] | None = None) -> Schedul
     if name not in SCHEDULES:
         guess = did_you_mean(name, SCHEDULES)
         hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(SCHEDULES)}"
-        problem = Problem("config.unknown_name", f"unknown LR schedule '{name}'; {hint}", key="train.lr_scheduler")
+        problem = Problem(
+            "config.unknown_name", f"unknown LR schedule '{name}'; {hint}", key="train.lr_scheduler"
+        )
         raise ConfigError(problem)
     params = {key: value for key, value in (params or {}).items() if key not in _IMPLIED}
     warmup = int(params.pop("num_warmup_steps", 1000 if name == "constant_with_warmup" else 0))
     function = SCHEDULES[name]
-    keywords = {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    keywords = {
+        p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
     problems = [
-        Problem("config.unknown_key", f"the {name} schedule has no parameter '{key}'; it has {known_keys(keywords)}",
-                key=f"train.lr_scheduler_params.{key}")
+        Problem(
+            "config.unknown_key",
+            f"the {name} schedule has no parameter '{key}'; it has {known_keys(keywords)}",
+            key=f"train.lr_scheduler_params.{key}",
+        )
         for key in params
         if key not in keywords
     ] + [
-        Problem("config.missing_key", f"the {name} schedule needs '{key}'", key=f"train.lr_scheduler_params.{key}")
+        Problem(
+            "config.missing_key", f"the {name} schedule needs '{key}'", key=f"train.lr_scheduler_params.{key}"
+        )
         for key, parameter in keywords.items()
         if parameter.default is parameter.empty and key not in params
     ]

@@ -51,14 +51,22 @@ def make_optimizer(
     except ModuleNotFoundError as error:
         package = PACKAGES.get(str(error.name), str(error.name))
         raise ConfigError(
-            Problem("config.missing_package", f"optimizer '{name}' needs the package {package}",
-                    key="train.optimizer", remedy=f"pip install {package}, or use optimizer: adamw")
+            Problem(
+                "config.missing_package",
+                f"optimizer '{name}' needs the package {package}",
+                key="train.optimizer",
+                remedy=f"pip install {package}, or use optimizer: adamw",
+            )
         ) from error
     keywords = DEFAULTS.get(name.lower(), {}) | dict(params or {})
     known = inspect.signature(factory).parameters
     problems = [
-        Problem("config.unknown_key", f"{name} has no parameter '{key}'", key=f"train.optimizer_params.{key}",
-                remedy=f"it has {', '.join(k for k in known if k not in ('params', 'self', 'lr'))}")
+        Problem(
+            "config.unknown_key",
+            f"{name} has no parameter '{key}'",
+            key=f"train.optimizer_params.{key}",
+            remedy=f"it has {', '.join(k for k in known if k not in ('params', 'self', 'lr'))}",
+        )
         for key in keywords
         if key not in known
     ]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where a run is. step: optimizer steps done; position: micro-batches consumed; skipped: updates refused."""
+    """Where a run is: optimizer steps done, micro-batches consumed, updates refused."""
 
     step: int = 0
     position: int = 0
@@ -36,7 +36,7 @@ class TrainingState:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step, its numbers still on the device. per_item (N,) are unweighted losses in the order of items."""
+    """One step, its numbers still on the device. per_item (N,): unweighted losses in the order of files."""
 
     step: int
     loss: Tensor
@@ -160,5 +160,7 @@ class Trainer:
         if report is None or report.finite.read():
             return
         if not self.settings.skip_non_finite:
-            raise non_finite_error(report.step, float(report.loss), float(report.grad_norm), list(report.files))
+            raise non_finite_error(
+                report.step, float(report.loss), float(report.grad_norm), list(report.files)
+            )
         self.state.skipped += 1

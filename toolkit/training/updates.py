@@ -52,7 +52,7 @@ class GuardedOptimizer:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from a saved state. What a config sets (weight decay, betas ...) is the present config's."""
+        """Continue from a saved state; what a config sets (weight decay, betas ...) is the present one's."""
         present = self.optimizer.state_dict()["param_groups"]
         groups = [
             group | {key: now[key] for key in SETTINGS & now.keys()}
@@ -91,6 +91,6 @@ def non_finite_error(step: int, loss: float, grad_norm: float, files: list[str])
             "run.non_finite",
             f"step {step}: the {what} is not finite (loss {loss:.4g}, gradient norm {grad_norm:.4g}); "
             f"the weights were not touched. Pictures of this step: {shown}",
-            remedy="look at these files, lower train.lr, use dtype: bf16 or fp32, or set train.on_non_finite: skip",
+            remedy="look at these files, lower train.lr, use bf16 or fp32, or set train.on_non_finite: skip",
         )
     )

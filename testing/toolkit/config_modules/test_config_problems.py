@@ -54,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ("job: extension", "jobb: train", "jobb", "did you mean 'job'?"),
         ("name: my_lora", "nam: my_lora", "config.nam", "did you mean 'name'?"),
         ("name: my_lora", "name: x\n  train: {}", "config.train", "'train' belongs to an entry of process"),
-        ("linear: 16\n", "linear: 16\n        linear: 8\n", "network.linear", "written twice, first on line 11"),
+        ("linear: 16\n", "linear: 16\n        linear: 8\n", "network.linear", "first on line 11"),
         ("ema_config:\n", "ema_config: x # \n", None, "not valid YAML"),
         ("version: '1.0'", "version: ${NONE}", "meta.version", "NONE is not set"),
     ],

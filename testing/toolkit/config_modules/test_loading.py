@@ -298,6 +298,14 @@ def test_a_number_is_a_name():
     assert load(changed("name: my_lora", "name: 2024")).config.name == "2024"
 
 
+def test_an_empty_network_section_is_noted():
+    network = LORA[LORA.index("      network:") : LORA.index("      save:")]
+    loaded = load(changed(network, "      network:\n"))
+    assert loaded.config.process[0].network is None
+    assert loaded.notes == ["network: is empty, so the model itself is trained"]
+    assert load(changed(network, "      network: {}\n")).config.process[0].network.rank == 4
+
+
 def test_reading_a_job_imports_no_torch():
     code = (
         "import sys; from toolkit.config_modules.loading import load_job, job_schema; job_schema();"

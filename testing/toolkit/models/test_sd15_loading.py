@@ -251,13 +251,7 @@ def test_a_name_that_leads_nowhere_gives_one_line(name, said):
 
 
 def test_hub_errors_say_what_to_do():
-    from httpx import Request, Response
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors
 
     from toolkit.models.shared.hub import explain_hub_error
 

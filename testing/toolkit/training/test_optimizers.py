@@ -30,7 +30,9 @@ def test_groups_keep_their_own_rate():
     guarded = GuardedOptimizer(optimizer)
     for factor in (0.5, 0.1):
         guarded.set_lr(factor)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 * factor, 1e-5 * factor])
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [1e-3 * factor, 1e-5 * factor]
+        )
 
 
 def test_unknown_names_and_keywords_are_named():

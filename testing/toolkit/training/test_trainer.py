@@ -97,7 +97,9 @@ def test_a_non_finite_loss_stops_the_run_names_its_files_and_spares_the_weights(
 
 def test_skipping_goes_on_as_if_the_step_had_not_been():
     nan = float("nan")
-    struck = Run([batch([1.0]), batch([nan]), batch([2.0])], steps=3, optimizer="adamw", skip_non_finite=True).run()
+    struck = Run(
+        [batch([1.0]), batch([nan]), batch([2.0])], steps=3, optimizer="adamw", skip_non_finite=True
+    ).run()
     spared = Run([batch([1.0]), batch([2.0])], steps=2, optimizer="adamw").run()
     assert torch.equal(struck.weight, spared.weight)
     assert struck.trainer.state.skipped == 1

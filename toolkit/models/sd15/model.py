@@ -121,14 +121,14 @@ class SD15:
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels must be (B, 3, H, W), got {tuple(pixels.shape)}")
         weight = next(self.vae.parameters())
-        latents = self.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist.mode().float()
+        latents = self.vae.encode(_onto(pixels, weight)).latent_dist.mode().float()
         return (latents - self._shift) * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """latents (B, C, h, w) -> pixels (B, 3, H, W) float32, about [-1, 1]."""
         weight = next(self.vae.parameters())
         unscaled = latents.float() / self.vae.config.scaling_factor + self._shift
-        return self.vae.decode(unscaled.to(weight.device, weight.dtype)).sample.float()
+        return self.vae.decode(_onto(unscaled, weight)).sample.float()
 
     @property
     def _shift(self) -> float:
@@ -168,9 +168,9 @@ class SD15:
         unet = self.denoisers["unet"]
         weight = next(unet.parameters())
         prediction = unet(
-            noisy.to(weight.device, weight.dtype),
-            self.objective.timesteps(t.to(weight.device)),
-            encoder_hidden_states=conditioning.embeds.to(weight.device, weight.dtype),
+            _onto(noisy, weight),
+            self.objective.timesteps(t.to(weight.device, non_blocking=weight.device.type != "cpu")),
+            encoder_hidden_states=_onto(conditioning.embeds, weight),
         ).sample
         return prediction.float()
 
@@ -221,6 +221,11 @@ class SD15:
         from toolkit.models.sd15.saving import save_single_file
 
         save_single_file(self, path, dtype=dtype, metadata=metadata)
+
+
+def _onto(values: Tensor, weight: Tensor) -> Tensor:
+    """values with the device and dtype of a weight, without making the host wait for an accelerator."""
+    return values.to(weight.device, weight.dtype, non_blocking=weight.device.type != "cpu")
 
 
 def latent_spec(vae: AutoencoderKL, unet: UNet2DConditionModel) -> LatentSpec:

@@ -30,9 +30,9 @@ def load_autoencoder(path: Path, *, from_config: bool = False, seed: int = 0) ->
         )
         raise ModelError(problem)
     if from_config:
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
-        init_autoencoder(vae, keyed_generator("init", seed, "vae"))
-        return vae
+        built: AutoencoderKL = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+        init_autoencoder(built, keyed_generator("init", seed, "vae"))
+        return built
     vae: AutoencoderKL = load_component(AutoencoderKL, folder, dtype=torch.float32, name=str(path))
     return vae
 
