@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -58,7 +59,7 @@ def scan_datasets(section: TrainingSection, *, size_multiple: int) -> Scan:
             resolve_path(dataset.folder_path),
             name=dataset_name(index, dataset),
             resolutions=dataset.resolution,
-            size_multiple=dataset.bucket_tolerance or size_multiple,
+            size_multiple=math.lcm(size_multiple, dataset.bucket_tolerance or 1),
             caption_ext=dataset.caption_ext,
             default_caption=dataset.default_caption,
             trigger_word=dataset.trigger_word,

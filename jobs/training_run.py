@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jobs.session import Session
 from toolkit.data.items import Batch
-from toolkit.errors import Problem, RunError
+from toolkit.errors import Problem, RunError, UserError
 from toolkit.runs.status import Phase
 from toolkit.training import checkpoints
 from toolkit.training.checkpoints import Checkpoint
@@ -125,12 +125,21 @@ class TrainingRun:
         trainer.batches = batches
         try:
             with Progress(session.folder.name, trainer.settings.steps, start=trainer.state.step) as self.bar:
-                finished = trainer.run(self)
+                finished = self._train()
                 self._log()
         finally:
             batches.close()
             self.bar = None
         return self._end(finished)
+
+    def _train(self) -> bool:
+        """Run the loop. What ends it early, a vanished picture say, must not cost the steps done so far."""
+        try:
+            return self.trainer.run(self)
+        except UserError:
+            self._log()
+            self._save_state()
+            raise
 
     def after_step(self, report: StepReport) -> bool:
         """Log, save, preview and obey after a step; True ends training."""

@@ -7,7 +7,7 @@ D embedding width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,10 @@ _FLOW_SCHEDULER = {
     "final_sigmas_type": "zero",
     "steps_offset": 1,
 }
-_OBJECTIVES = {"epsilon": EpsilonPrediction, "v_prediction": VelocityPrediction}
+_OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
+    "epsilon": EpsilonPrediction,
+    "v_prediction": VelocityPrediction,
+}
 
 
 @dataclass

@@ -114,7 +114,7 @@ def _config_text(module: nn.Module) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
-def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def cast_copy(module: Any, dtype: torch.dtype) -> Any:
     """A copy for saving: same class and config, weights on the CPU in dtype; the module stays as it is."""
     weights = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype)

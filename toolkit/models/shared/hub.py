@@ -10,7 +10,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,
+    HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library the hub client uses
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
