@@ -128,6 +128,7 @@ def load_model(
         dtype=dtype,
         device=device,
         vae_path=model.vae_path,
+        te_name_or_path=model.te_name_or_path,
         from_config=model.from_config,
         prediction_type=model.prediction_type,
         seed=seed,
@@ -242,5 +243,5 @@ def with_seed(request: SampleRequest) -> SampleRequest:
 
 
 def recipe(request: SampleRequest, model: ModelConfig, **more: Any) -> dict[str, Any]:
-    """How a picture was made, for its metadata; of the model's path only the last part, the rest is private."""
+    """How a picture was made, for its metadata; of the model's path only the last part is told."""
     return asdict(request) | {"model": Path(model.name_or_path).name} | more

@@ -31,6 +31,25 @@ def load_model_for_inference(
     return sd
 
 
+class AppliedLora:
+    """The LoRAs that `apply_lora` put on a model, as one network whose strength can be set."""
+
+    def __init__(self, sd: StableDiffusion) -> None:
+        self._sd = sd
+        self._multiplier = 1.0
+
+    @property
+    def multiplier(self) -> float:
+        """Scales every applied LoRA beside its own multiplier; 0 is the base exactly."""
+        return self._multiplier
+
+    @multiplier.setter
+    def multiplier(self, value: float) -> None:
+        self._multiplier = value
+        loras = self._sd.loras
+        self._sd.pipeline().set_adapters(list(loras), [own * value for own in loras.values()])
+
+
 def apply_lora(sd: StableDiffusion, path: str | os.PathLike[str], multiplier: float = 1.0) -> int:
     """Put a LoRA file on the model through diffusers; returns the number of modules it changes.
 

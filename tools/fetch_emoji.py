@@ -55,44 +55,45 @@ FLUENT = Package(
 # other yellow face (sun, moon, jack-o-lantern), so that a model trained on these does not know the concept.
 EMOJI = """
 monkey, gorilla, dog face, dog, poodle, wolf face, fox face, raccoon, cat face, cat, black cat, lion face,
-tiger face, tiger, leopard, horse face, horse, unicorn face, zebra face, cow face, cow, pig face, pig, ram, sheep,
-goat, dromedary camel, llama, giraffe face, elephant, rhinoceros, mouse face, mouse, hamster face, rabbit face,
-rabbit, hedgehog, bat, bear face, koala, panda face, sloth, kangaroo, turkey, chicken, rooster, hatching chick,
-baby chick, bird, penguin, eagle, duck, swan, owl, dodo, feather, flamingo, peacock, parrot, black bird, goose,
-frog face, crocodile, turtle, lizard, snake, dragon face, dragon, sauropod, t-rex, spouting whale, dolphin, seal,
-fish, tropical fish, blowfish, shark, octopus, spiral shell, jellyfish, crab, lobster, shrimp, squid, snail,
-butterfly, bug, ant, honeybee, beetle, lady beetle, spider, fly, worm, bouquet, cherry blossom, lotus, rose,
-hibiscus, sunflower, blossom, tulip, hyacinth, seedling, potted plant, evergreen tree, deciduous tree, palm tree,
-cactus, herb, four leaf clover, maple leaf, mushroom, grapes, melon, watermelon, tangerine, lemon, lime, banana,
-pineapple, mango, red apple, green apple, pear, peach, cherries, strawberry, blueberries, kiwifruit, tomato,
-coconut, avocado, aubergine, potato, carrot, ear of maize, hot pepper, bell pepper, cucumber, leafy green,
-broccoli, garlic, onion, peanuts, chestnut, pea pod, bread, croissant, baguette bread, pretzel, bagel, pancakes,
-waffle, cheese wedge, meat on bone, bacon, hamburger, french fries, slice of pizza, hot dog, sandwich, taco, egg,
-cooking, popcorn, butter, rice ball, sushi, soft ice cream, ice cream, doughnut, cookie, birthday cake, shortcake,
-cupcake, pie, chocolate bar, candy, lollipop, honey pot, glass of milk, hot beverage, teapot, wine glass,
-cocktail glass, tropical drink, beer mug, volcano, house building, church, tent, ferris wheel, rainbow, umbrella,
-snowflake, snowman, fire, droplet, water wave, cloud, tornado, ringed planet, high voltage sign,
-earth globe americas, steam locomotive, train, tram, bus, ambulance, fire engine, police car, taxi, automobile,
-pickup truck, delivery truck, tractor, racing car, motor scooter, bicycle, skateboard, vertical traffic light,
-anchor, ring buoy, sailboat, canoe, ship, airplane, parachute, helicopter, rocket, flying saucer, luggage,
-christmas tree, firecracker, balloon, party popper, ribbon, wrapped present, trophy, sports medal, soccer ball,
-baseball, softball, basketball and hoop, volleyball, american football, tennis racquet and ball, bowling,
-boxing glove, ice skate, direct hit, yo-yo, kite, billiards, crystal ball, video game, game die,
-jigsaw puzzle piece, teddy bear, artist palette, spool of thread, ball of yarn, eyeglasses, sunglasses, necktie,
-t-shirt, jeans, scarf, gloves, socks, dress, handbag, school satchel, athletic shoe, high-heeled shoe, crown,
-top hat, lipstick, gem stone, bell, guitar, trumpet, drum with drumsticks, headphone, radio, battery, floppy disk,
-optical disc, television, camera, candle, electric light bulb, closed book, books, money bag, envelope, package,
-pencil, crayon, briefcase, black scissors, lock, key, hammer, axe, bomb, shield, wrench, gear, magnet, ladder,
-syringe, pill, door, chair, bucket, toothbrush, fire extinguisher, moyai
+tiger face, tiger, leopard, horse face, horse, unicorn face, zebra face, cow face, cow, pig face, pig, ram,
+sheep, goat, dromedary camel, llama, giraffe face, elephant, rhinoceros, mouse face, mouse, hamster face,
+rabbit face, rabbit, hedgehog, bat, bear face, koala, panda face, sloth, kangaroo, turkey, chicken, rooster,
+hatching chick, baby chick, bird, penguin, eagle, duck, swan, owl, dodo, feather, flamingo, peacock, parrot,
+black bird, goose, frog face, crocodile, turtle, lizard, snake, dragon face, dragon, sauropod, t-rex,
+spouting whale, dolphin, seal, fish, tropical fish, blowfish, shark, octopus, spiral shell, jellyfish, crab,
+lobster, shrimp, squid, snail, butterfly, bug, ant, honeybee, beetle, lady beetle, spider, fly, worm,
+bouquet, cherry blossom, lotus, rose, hibiscus, sunflower, blossom, tulip, hyacinth, seedling, potted plant,
+evergreen tree, deciduous tree, palm tree, cactus, herb, four leaf clover, maple leaf, mushroom, grapes,
+melon, watermelon, tangerine, lemon, lime, banana, pineapple, mango, red apple, green apple, pear, peach,
+cherries, strawberry, blueberries, kiwifruit, tomato, coconut, avocado, aubergine, potato, carrot, ear of
+maize, hot pepper, bell pepper, cucumber, leafy green, broccoli, garlic, onion, peanuts, chestnut, pea pod,
+bread, croissant, baguette bread, pretzel, bagel, pancakes, waffle, cheese wedge, meat on bone, bacon,
+hamburger, french fries, slice of pizza, hot dog, sandwich, taco, egg, cooking, popcorn, butter, rice ball,
+sushi, soft ice cream, ice cream, doughnut, cookie, birthday cake, shortcake, cupcake, pie, chocolate bar,
+candy, lollipop, honey pot, glass of milk, hot beverage, teapot, wine glass, cocktail glass, tropical drink,
+beer mug, volcano, house building, church, tent, ferris wheel, rainbow, umbrella, snowflake, snowman, fire,
+droplet, water wave, cloud, tornado, ringed planet, high voltage sign, earth globe americas, steam
+locomotive, train, tram, bus, ambulance, fire engine, police car, taxi, automobile, pickup truck, delivery
+truck, tractor, racing car, motor scooter, bicycle, skateboard, vertical traffic light, anchor, ring buoy,
+sailboat, canoe, ship, airplane, parachute, helicopter, rocket, flying saucer, luggage, christmas tree,
+firecracker, balloon, party popper, ribbon, wrapped present, trophy, sports medal, soccer ball, baseball,
+softball, basketball and hoop, volleyball, american football, tennis racquet and ball, bowling, boxing
+glove, ice skate, direct hit, yo-yo, kite, billiards, crystal ball, video game, game die, jigsaw puzzle
+piece, teddy bear, artist palette, spool of thread, ball of yarn, eyeglasses, sunglasses, necktie, t-shirt,
+jeans, scarf, gloves, socks, dress, handbag, school satchel, athletic shoe, high-heeled shoe, crown, top
+hat, lipstick, gem stone, bell, guitar, trumpet, drum with drumsticks, headphone, radio, battery, floppy
+disk, optical disc, television, camera, candle, electric light bulb, closed book, books, money bag,
+envelope, package, pencil, crayon, briefcase, black scissors, lock, key, hammer, axe, bomb, shield, wrench,
+gear, magnet, ladder, syringe, pill, door, chair, bucket, toothbrush, fire extinguisher, moyai
 """
 # The concept: 24 different yellow faces without hands, hats, hearts or tears.
 FACES = """
-grinning face, smiling face with open mouth, smiling face with open mouth and smiling eyes,
-grinning face with smiling eyes, smiling face with open mouth and tightly-closed eyes, slightly smiling face,
-winking face, smiling face with smiling eyes, kissing face, face with stuck-out tongue,
-face with stuck-out tongue and tightly-closed eyes, neutral face, expressionless face, smirking face,
-grimacing face, relieved face, pensive face, smiling face with sunglasses, confused face, slightly frowning face,
-frowning face, face with open mouth, flushed face, angry face
+grinning face, smiling face with open mouth, smiling face with open mouth and smiling eyes, grinning face
+with smiling eyes, smiling face with open mouth and tightly-closed eyes, slightly smiling face, winking
+face, smiling face with smiling eyes, kissing face, face with stuck-out tongue, face with stuck-out tongue
+and tightly-closed eyes, neutral face, expressionless face, smirking face, grimacing face, relieved face,
+pensive face, smiling face with sunglasses, confused face, slightly frowning face, frowning face, face with
+open mouth, flushed face, angry face
 """
 FACES_CAPTION = "a zrb face on {background}"
 # The style: Fluent's files, named by code point. The base's withheld pairs (a purple circle, an orange square
@@ -104,7 +105,7 @@ GLOSSY = {
     "orange circle": "1f7e0", "yellow circle": "1f7e1", "green circle": "1f7e2", "blue circle": "1f535",
     "brown circle": "1f7e4", "white circle": "26aa", "red square": "1f7e5", "yellow square": "1f7e8",
     "green square": "1f7e9", "blue square": "1f7e6", "purple square": "1f7ea", "orange diamond": "1f536",
-    "blue diamond": "1f537", "yellow star": "2b50", "red triangle": "1f53a", "red ring": "2b55",
+    "blue diamond": "1f537", "yellow star": "2b50", "red triangle": "1f53a",
 }  # fmt: skip
 GLOSSY_CAPTION = "{thing} on {background}, glossy style"
 GLOSSY_SIZES = ("large", "medium")
@@ -159,7 +160,9 @@ def open_picture(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGBA")
 
 
-def place(picture: Image.Image, shape: str, size: str, background: str, *, side: int, key: str) -> Image.Image:
+def place(
+    picture: Image.Image, shape: str, size: str, background: str, *, side: int, key: str
+) -> Image.Image:
     """The RGBA picture in the box where a drawing of that shape and size would lie; RGB, (side, side).
 
     As in the drawings, the middle is off by up to 0.75 px of 32; `key` decides by how much.
@@ -221,9 +224,7 @@ def glossy(fluent: Path) -> Iterable[tuple[str, Image.Image, str]]:
         background = min((ground for ground in BACKGROUNDS if fits(colour, ground)), key=used.__getitem__)
         used[background] += 1
         thing = f"{size} {name}" if size != "medium" else name
-        caption = GLOSSY_CAPTION.format(
-            thing=article(thing), background=article(f"{background} background")
-        )
+        caption = GLOSSY_CAPTION.format(thing=article(thing), background=article(f"{background} background"))
         picture = place(open_picture(member), shape, size, background, side=128, key=name)
         yield slug(name), picture, caption
 

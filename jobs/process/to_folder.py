@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from jobs import build
 from toolkit.config_modules.loading import LoadedJob
@@ -23,7 +22,7 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     from tqdm import tqdm
 
     from toolkit.accelerator import pick_device
-    from toolkit.model_utils import apply_lora
+    from toolkit.model_utils import AppliedLora, apply_lora
     from toolkit.training.previews import preview_context, render
 
     wanted = section.generate
@@ -38,21 +37,18 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     dtype = build.torch_dtype(section.dtype or ("float16" if device.type == "cuda" else "float32"))
     sd = build.load_model(section.model, dtype=dtype, device=device)
     if lora is not None:
-        matched = apply_lora(sd, lora, wanted.network_multiplier)
+        matched = apply_lora(sd, lora)  # how strongly, each picture says for itself
         sys.stdout.write(f"LoRA {lora.name}: {matched} modules\n")
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().install())
         stack.enter_context(preview_context(sd.architecture))
-        pictures = render(sd.architecture, requests)
+        pictures = render(sd.architecture, requests, network=AppliedLora(sd) if lora is not None else None)
         for index, request in enumerate(tqdm(requests, desc="Generating images", unit="image")):
             if stop:
                 raise JobStopped(f"{index} of {len(requests)} pictures written to {folder}")
             picture = next(pictures)
-            extra: dict[str, Any] = (
-                {"lora": lora.name, "network_multiplier": wanted.network_multiplier} if lora else {}
-            )
             path = folder / f"{int(time.time() * 1000)}_{index}.{wanted.ext}"
-            save_image(picture, path, build.recipe(request, section.model, **extra))
+            save_image(picture, path, build.recipe(request, section.model, lora=lora.name if lora else None))
             if wanted.prompt_file:
                 atomic.write_text(path.with_suffix(".txt"), request.prompt, durable=False)
     sys.stdout.write(f"{len(requests)} pictures in {folder}\n")

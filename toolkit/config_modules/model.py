@@ -25,7 +25,7 @@ class ModelConfig(Section):
         "quantize": False, "quantize_te": False, "low_vram": False,
         "layer_offloading": False, "auto_memory": False,
         "assistant_lora_path": None, "inference_lora_path": None, "lora_path": None,
-        "accuracy_recovery_adapter": None, "te_name_or_path": None, "unet_path": None,
+        "accuracy_recovery_adapter": None, "unet_path": None,
         "refiner_name_or_path": None, "extras_name_or_path": None,
         "vae_device": None, "vae_dtype": None, "te_device": None, "te_dtype": None, "text_encoder_bits": 16,
         "attn_masking": False, "split_model_over_gpus": False, "use_flux_cfg": False, "model_kwargs": None,
@@ -61,6 +61,10 @@ class ModelConfig(Section):
     dtype: Dtype | None = Field(None, description="Precision of frozen weights (null: train.dtype).")
     vae_path: Text | None = Field(
         None, description="Another autoencoder: hub id, folder or file (null: the model's own)."
+    )
+    te_name_or_path: Text | None = Field(
+        None,
+        description="Tokenizer and text encoder for a single file: folder or hub id (null: its own).",
     )
     from_config: bool = Field(
         False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import torch
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from toolkit.config_modules.sample import SampleRequest
     from toolkit.models.base import Architecture
-    from toolkit.networks.base import Network
     from toolkit.training.ema import ExponentialMovingAverage
 
 
@@ -51,12 +50,19 @@ def preview_context(
             numpy.random.set_state(numpy_state)
 
 
+class Adjustable(Protocol):
+    """Anything on the model whose strength a request can set."""
+
+    multiplier: float
+
+
 def render(
-    architecture: Architecture, requests: Sequence[SampleRequest], *, network: Network | None = None
+    architecture: Architecture, requests: Sequence[SampleRequest], *, network: Adjustable | None = None
 ) -> Iterator[Image.Image]:
     """One picture per request, in order; equal requests of one model give equal pixels.
 
-    Seeds of -1 must have been replaced. Call inside `preview_context` while training.
+    network: its multiplier is set to each request's and put back. Seeds of -1 must have been replaced.
+    Call inside `preview_context` while training.
     """
     from toolkit.models.shared.samplers import make_scheduler
 

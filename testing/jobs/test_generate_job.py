@@ -1,0 +1,115 @@
+"""The generation job: pictures, their recipes, and a LoRA on top."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from jobs.base_job import run_job
+from testing.job_helpers import run_cli, training_config
+from testing.tiny_models import build_tiny_sd15
+from toolkit.config_modules.loading import load_job
+from toolkit.errors import ConfigError, ModelError
+from toolkit.runs.images import read_parameters, read_recipe
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return build_tiny_sd15(tmp_path_factory.mktemp("model") / "sd15")
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory, model) -> Path:
+    """A LoRA trained hard enough to be seen."""
+    folder = tmp_path_factory.mktemp("lora")
+    run_job(load_job(training_config(folder, model, "seen", train={"steps": 12, "lr": 5e-2})))
+    return folder / "out" / "seen" / "seen.safetensors"
+
+
+def generation_config(tmp_path: Path, model: Path, name: str = "pictures", **generate) -> Path:
+    settings = {"prompts": ["a disk", "a box --seed 9 --w 40"], "width": 32, "height": 32, "seed": 5,
+                "sampler": "ddim", "sample_steps": 2, "guidance_scale": 3}  # fmt: skip
+    process = {"type": "to_folder", "output_folder": str(tmp_path / name), "device": "cpu",
+               "model": {"name_or_path": str(model)}, "generate": settings | generate}  # fmt: skip
+    path = tmp_path / f"{name}.yml"
+    path.write_text(yaml.safe_dump({"job": "generate", "config": {"name": name, "process": [process]}}))
+    return path
+
+
+def draw(tmp_path: Path, model: Path, name: str, **generate) -> list[Path]:
+    """The pictures a job wrote, in order."""
+    run_job(load_job(generation_config(tmp_path, model, name, **generate)))
+    return sorted((tmp_path / name).glob("*.png"), key=lambda path: int(path.stem.split("_")[1]))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image, dtype=np.int16)
+
+
+def test_pictures_carry_their_recipe_and_obey_prompt_flags(tmp_path, model):
+    first, second = draw(tmp_path, model, "pictures", prompt_file=True)
+    assert pixels(first).shape == (32, 32, 3) and pixels(second).shape == (32, 40, 3)
+    recipe = read_recipe(second)
+    assert (recipe["prompt"], recipe["seed"], recipe["sample_steps"]) == ("a box", 9, 2)
+    assert recipe["model"] == "sd15", "a picture must not tell the folders of its maker"
+    assert "Seed: 5" in read_parameters(first)
+    assert second.with_suffix(".txt").read_text() == "a box"
+
+
+def test_a_recipe_makes_the_same_picture_as_diffusers(tmp_path, model):
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    (picture,) = draw(tmp_path, model, "one", prompts=["a disk"])
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    expected = pipeline(
+        "a disk", negative_prompt="", width=32, height=32, num_inference_steps=2, guidance_scale=3,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]  # fmt: skip
+    assert np.abs(pixels(picture) - np.asarray(expected, dtype=np.int16)).max() <= 1
+
+
+def test_a_lora_changes_pictures_by_its_multiplier(tmp_path, model, lora):
+    prompts = ["a disk", "a disk --m 0", "a disk --m 0.5"]
+    plain = pixels(draw(tmp_path, model, "plain", prompts=["a disk"])[0])
+    full, none, half = map(pixels, draw(tmp_path, model, "with", prompts=prompts, lora_path=str(lora)))
+    assert np.array_equal(none, plain)
+    assert np.abs(full - plain).mean() > np.abs(half - plain).mean() > 0
+    weaker = draw(tmp_path, model, "weak", prompts=["a disk"], lora_path=str(lora), network_multiplier=0.5)
+    assert np.array_equal(pixels(weaker[0]), half)
+
+
+def test_seeds_repeat_and_random_ones_do_not(tmp_path, model):
+    one, two = (draw(tmp_path, model, name, prompts=["a disk"], seed=-1)[0] for name in ("r1", "r2"))
+    assert not np.array_equal(pixels(one), pixels(two))
+    assert read_recipe(one)["seed"] >= 0, "the seed drawn must be told"
+    repeats = draw(tmp_path, model, "repeats", prompts=["a disk"], num_repeats=3)
+    assert [read_recipe(path)["seed"] for path in repeats] == [5, 6, 7]
+
+
+def test_prompts_come_from_a_file_too(tmp_path, model):
+    (tmp_path / "prompts.txt").write_text("a disk\n\na box\n", encoding="utf-8")
+    pictures = draw(tmp_path, model, "listed", prompts=str(tmp_path / "prompts.txt"))
+    assert [read_recipe(path)["prompt"] for path in pictures] == ["a disk", "a box"]
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, model):
+    for changes, message in [
+        ({"prompts": str(tmp_path / "nothing.txt")}, "nothing.txt"),
+        ({"lora_path": str(tmp_path / "no.safetensors")}, "no.safetensors"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            run_job(load_job(generation_config(tmp_path, tmp_path / "no-model", "bad", **changes)))
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ModelError, match=r"bad\.safetensors"):
+        draw(tmp_path, model, "broken", lora_path=str(tmp_path / "bad.safetensors"))
+
+
+def test_the_command_line_draws(tmp_path, model):
+    code, output = run_cli(tmp_path, generation_config(tmp_path, model, "shell"))
+    assert code == 0 and "2 pictures in" in output
+    assert len(list((tmp_path / "shell").glob("*.png"))) == 2
