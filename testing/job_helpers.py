@@ -42,7 +42,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def training_config(tmp_path: Path, model: Path, name: str = "run", **changes: Any) -> Path:
+def training_config(tmp_path: Path, model_path: Path, name: str = "run", /, **changes: Any) -> Path:
     """Write a LoRA job of a few steps, changed as asked; returns its file."""
     process = {
         "type": "sd_trainer",
@@ -57,7 +57,7 @@ def training_config(tmp_path: Path, model: Path, name: str = "run", **changes: A
             "steps": 4, "batch_size": 2, "lr": 1e-3, "optimizer": "adamw", "dtype": "fp32",
             "gradient_checkpointing": False, "num_threads": 1, "disable_sampling": True,
         },
-        "model": {"name_or_path": str(model)},
+        "model": {"name_or_path": str(model_path)},
         "sample": {"sampler": "ddim", "sample_every": 2, "width": 32, "height": 32, "sample_steps": 2,
                    "prompts": ["a disk", "a box"]},
     }  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ from toolkit.paths import ASSETS_ROOT
 from tools.draw_shapes import BACKGROUNDS, COLOURS, REFERENCE_SIZE, SHAPES, Drawing, make_drawing, render
 from tools.shape_foils import make_foil, warp
 
-WEIGHTS = ASSETS_ROOT / "shape_classifier.safetensors"
+JUDGES = ASSETS_ROOT / "judges"
+WEIGHTS = JUDGES / "shapes.safetensors"
 NONE = "none"
 LABELS: dict[str, list[str]] = {
     "shape": [*SHAPES, NONE],
@@ -88,18 +89,37 @@ def judge(net: PictureNet, pictures: Tensor, batch_size: int = 256) -> dict[str,
     return found
 
 
-def load_classifier(path: Path = WEIGHTS) -> PictureNet:
-    """The committed judge, in eval mode."""
-    net = PictureNet({name: len(values) for name, values in LABELS.items()})
+def load_judge(path: Path, labels: Mapping[str, Sequence[str]]) -> PictureNet:
+    """A judge from its weights, in eval mode, float32."""
+    net = PictureNet({name: len(values) for name, values in labels.items()})
     net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return net.eval()
 
 
+def save_judge(net: PictureNet, path: Path, *, how: str, score: Mapping[str, float]) -> None:
+    """Write the weights in half precision, and beside them how they were made and what they reached."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.half().contiguous() for name, value in net.state_dict().items()}, path)
+    path.chmod(0o644)
+    facts = {
+        "made_by": how,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "score": dict(score),
+    }
+    path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_classifier(path: Path = WEIGHTS) -> PictureNet:
+    """The committed judge of drawings, in eval mode."""
+    return load_judge(path, LABELS)
+
+
 def disturb(pictures: Tensor, generator: Generator) -> Tensor:
-    """What a decoder may do to a good drawing: a slight bend, softness, noise, a tint."""
+    """What a decoder may do to a good drawing: a slight bend and shift, softness, noise, a tint."""
     num = len(pictures)
     strength = torch.rand(num, generator=generator) * GENTLE
-    pictures = warp(pictures, strength, generator)
+    pictures = warp(pictures, strength, generator, shift=1.0)
     soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
     share = torch.rand((num, 1, 1, 1), generator=generator) * 0.6
     noise = torch.randn(pictures.shape, generator=generator)
@@ -160,23 +180,16 @@ def own_score(net: PictureNet, *, num: int = 2000, seed: int = 1) -> dict[str, f
     return scores
 
 
-def save_classifier(net: PictureNet, path: Path = WEIGHTS) -> None:
-    """Write the weights in half precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in net.state_dict().items()}, path)
-    path.chmod(0o644)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Train the judge if asked, and print its score on unseen pictures."""
     parser = argparse.ArgumentParser(prog="python -m tools.shape_classifier", description=__doc__)
     parser.add_argument("--train", action="store_true", help="train again and replace the weights")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="file of the weights")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # one seed gives one set of weights
     if options.train:
-        save_classifier(train(), options.out)
+        net = train()
+        save_judge(net, options.out, how="python -m tools.shape_classifier --train", score=own_score(net))
     sys.stdout.write(json.dumps(own_score(load_classifier(options.out)), indent=2) + "\n")
     return 0
 

@@ -20,6 +20,7 @@ from tools.draw_shapes import (
     COLOURS,
     RADII,
     REFERENCE_SIZE,
+    SHAPES,
     SUPERSAMPLING,
     fits,
     make_drawing,
@@ -130,6 +131,30 @@ def several(x: float, y: float, radius: float, draw: random.Random) -> Image.Ima
     return mask
 
 
+def cut_shape(x: float, y: float, radius: float, draw: random.Random) -> Image.Image:
+    """A true shape of which a straight cut has taken a third to a half."""
+    mask, brush = _blank()
+    # The tip of a triangle is a triangle, and a crescent without its horns is nearly one.
+    cuttable = [name for name in SHAPES if name not in ("triangle", "crescent")]
+    SHAPES[draw.choice(cuttable)](brush, x, y, radius)
+    at, far = radius * draw.uniform(-0.35, 0.1), 3 * radius
+    left, top, right, bottom = draw.choice(
+        [(-far, -far, at, far), (-at, -far, far, far), (-far, -far, far, at), (-far, -at, far, far)]
+    )
+    brush.rectangle((x + left, y + top, x + right, y + bottom), fill=0)
+    return mask
+
+
+def two_shapes(x: float, y: float, radius: float, draw: random.Random) -> Image.Image:
+    """Two small true shapes side by side or one above the other."""
+    mask, brush = _blank()
+    away, small = radius * draw.uniform(0.5, 0.75), radius * draw.uniform(0.4, 0.55)
+    dx, dy = draw.choice([(away, 0.0), (0.0, away), (away * 0.8, away * 0.8)])
+    for side in (-1, 1):
+        SHAPES[draw.choice(list(SHAPES))](brush, x + side * dx, y + side * dy, small)
+    return mask
+
+
 def nothing(x: float, y: float, radius: float, draw: random.Random) -> Image.Image:
     """An empty background."""
     return _blank()[0]
@@ -137,7 +162,7 @@ def nothing(x: float, y: float, radius: float, draw: random.Random) -> Image.Ima
 
 FORMS: list[Callable[[float, float, float, random.Random], Image.Image]] = [
     rounded_square, rounded_square, ellipse, blob, blob, scrap, trapezoid, half_disc, bar, lopsided_star,
-    several, nothing,
+    several, cut_shape, cut_shape, two_shapes, nothing,
 ]  # fmt: skip
 
 
@@ -160,11 +185,16 @@ def make_foil(index: int, seed: int = 0) -> Image.Image:
     )
 
 
-def warp(pictures: Tensor, strength: Tensor, generator: Generator) -> Tensor:
-    """pictures (B, 3, H, W) bent by a smooth random field of `strength` (B,) pixels (standard deviation)."""
+def warp(pictures: Tensor, strength: Tensor, generator: Generator, shift: float = 0.0) -> Tensor:
+    """pictures (B, 3, H, W) bent by a smooth random field of `strength` (B,) pixels (standard deviation).
+
+    Each is also moved as a whole by up to `shift` pixels in both directions.
+    """
     num, _, height, width = pictures.shape
     coarse = torch.randn((num, 2, 5, 5), generator=generator) * strength.view(-1, 1, 1, 1)
     field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+    if shift:
+        field = field + shift * (2 * torch.rand((num, 2, 1, 1), generator=generator) - 1)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     x = (columns + field[:, 0]) * 2 / (width - 1) - 1
     y = (rows + field[:, 1]) * 2 / (height - 1) - 1
