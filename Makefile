@@ -38,6 +38,7 @@ $(READY): requirements.txt requirements-dev.txt
 
 demo: export HF_HUB_OFFLINE = 1
 demo: $(READY)  ## train a LoRA on the embedded model in minutes and show what it learned
+	rm -rf output/demo
 	$(PY) run.py config/examples/demo.yml
 	$(PY) -m tools.score_demo
 

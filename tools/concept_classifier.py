@@ -172,7 +172,7 @@ def training_pools(faces: Sequence[Image.Image], seed: int, size: int) -> dict[s
 
 
 def train(*, steps: int = 1600, pool_size: int = 4000, seed: int = 0) -> PictureNet:
-    """Train a judge, about a minute on one core."""
+    """Train a judge, about two minutes on one core."""
     pools = training_pools(split_faces(load_faces())[0], seed, pool_size)
     answers = torch.zeros(sum(BATCH.values()), dtype=torch.long)
     answers[: BATCH["faces"]] = 1

@@ -1,6 +1,6 @@
 """Make a finished training of the tiny model the embedded one, with the record of it beside the weights.
 
-    python -m tools.embed_tiny [--base output/tiny_base] [--vae output/tiny_vae] [--out toolkit/assets/tiny_sd]
+    python -m tools.embed_tiny [--base output/tiny_base] [--vae output/tiny_vae] [--out FOLDER]
 
 Copies the model, and writes training/: the configs and metrics of both runs, and provenance.json with the
 hashes of the data, the commit and the versions. testing/test_tiny_model.py replays the first steps from it.
@@ -17,7 +17,10 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 from typing import Any
+
+import yaml
 
 from toolkit.data.image_files import IMAGE_SUFFIXES
 from toolkit.errors import ModelError, Problem, UserError
@@ -61,27 +64,33 @@ def thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: row[key] for key in ("step", "epoch", "loss", "lr", "grad_norm")} for row in kept]
 
 
-def record(run: RunFolder, folder: Path, prefix: str) -> dict[str, Any]:
-    """Copy a run's config and metrics; what there is to say about it."""
-    rows = read_metrics(run.metrics_path)
+def record(run: RunFolder, folder: Path, prefix: str, step: int | None) -> dict[str, Any]:
+    """Copy a run's config and metrics up to `step` (None: its end); what there is to say about it."""
+    rows = [row for row in read_metrics(run.metrics_path) if step is None or row["step"] <= step]
     lines = "".join(json.dumps(row) + "\n" for row in thinned(rows))
     atomic.write_text(folder / f"{prefix}_metrics.jsonl", lines)
     shutil.copyfile(run.config_path, folder / f"{prefix}_config.yml")
-    minutes = sum(row["seconds"] for row in rows) / 60
+    config = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
     return {
         "steps": rows[-1]["step"],
-        "last_loss": rows[-1]["loss"],
-        "minutes_on_one_core": round(minutes, 1),
+        "planned_steps": config["config"]["process"][0]["train"]["steps"],
+        "mean_loss_of_last_500_steps": round(mean(row["loss"] for row in rows[-500:]), 6),
+        "minutes_on_one_core": round(sum(row["seconds"] for row in rows) / 60, 1),
     }
 
 
+def newest_model(run: RunFolder) -> Path:
+    """The finished model of a run, or that of its last save. Raises ModelError if there is none."""
+    saved = [run.path / run.final_name(""), *(path for _, path in reversed(run.step_files()))]
+    for folder in saved:
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise ModelError(Problem("model.not_found", "this run has saved no model yet", file=str(run.path)))
+
+
 def embed(base: RunFolder, vae: RunFolder, out: Path, data: list[Path], made_by: str) -> None:
-    """Replace the embedded model by a finished run's. Raises ModelError if the run has no finished model."""
-    model = base.path / base.final_name("")
-    if not (model / "model_index.json").is_file():
-        raise ModelError(
-            Problem("model.not_found", "this run has not finished: no model in it", file=str(model))
-        )
+    """Replace the embedded model by a run's. Raises ModelError if the run has saved no model."""
+    model = newest_model(base)
     with atomic.writing_folder(out) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
         training = folder / "training"
@@ -93,8 +102,8 @@ def embed(base: RunFolder, vae: RunFolder, out: Path, data: list[Path], made_by:
             "libraries": {name: version(name) for name in LIBRARIES},
             "threads": 1,
             "data": {str(path): folder_hash(path) for path in data},
-            "vae": record(vae, training, "vae"),
-            "base": record(base, training, "base"),
+            "vae": record(vae, training, "vae", None),
+            "base": record(base, training, "base", base.parse_step(model)),
         }
         atomic.write_json(training / "provenance.json", provenance)
 
