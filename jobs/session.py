@@ -92,11 +92,13 @@ class Session:
         return show
 
     def each(self, values: Iterable[Value], what: str, total: int) -> Iterator[Value]:
-        """The same values; each one made is progress in status.json."""
+        """The same values, until a stop is asked for; each one made is progress in status.json."""
         self.status.update(info=f"{what} - 0/{total}")
         for done, value in enumerate(values, start=1):
             yield value
             self.status.tick(info=f"{what} - {done}/{total}")
+            if self.stop.requested:
+                return
 
     @contextmanager
     def interlude(self, phase: Phase, info: str, bar: Progress | None) -> Iterator[None]:

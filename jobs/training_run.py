@@ -15,6 +15,7 @@ from torch import Tensor
 from jobs.session import Session
 from toolkit.data.items import Batch
 from toolkit.errors import Problem, RunError, UserError
+from toolkit.runs.images import save_image
 from toolkit.runs.status import Phase
 from toolkit.training import checkpoints
 from toolkit.training.checkpoints import Checkpoint
@@ -264,8 +265,6 @@ def write_previews(
     folder: Any, step: int, images: Iterable[tuple[Any, dict[str, Any]]], extension: str
 ) -> int:
     """Write pictures under the names of the run folder; returns their number."""
-    from toolkit.runs.images import save_image
-
     count = 0
     for index, (image, recipe) in enumerate(images):
         name = folder.sample_name(int(time.time() * 1000), step, index, extension)

@@ -94,4 +94,4 @@ def _preview(section: TrainProcess, trained: TrainedModel, trainer: Any, session
         pictures = render(trained.model, requests, network=trained.network)
         told = session.each(pictures, "Generating images", total=len(requests))
         recipes = [build.recipe(request, section.model, step=step) for request in requests]
-        return write_previews(session.folder, step, zip(told, recipes, strict=True), sample.format)
+        return write_previews(session.folder, step, zip(told, recipes, strict=False), sample.format)

@@ -175,6 +175,21 @@ def test_commands_save_and_sample_are_obeyed(tmp_path, model):
     assert list((folder / "commands").iterdir()) == []
 
 
+def test_a_stop_is_obeyed_between_two_previews(tmp_path, model, monkeypatch):
+    from jobs import training_run
+
+    save_image = training_run.save_image
+
+    def stop_then_save(image, path, recipe):
+        (tmp_path / "out" / "midway" / "commands" / "stop").touch()
+        return save_image(image, path, recipe)
+
+    monkeypatch.setattr(training_run, "save_image", stop_then_save)
+    with pytest.raises(JobStopped):
+        train(training_config(tmp_path, model, "midway", train={"disable_sampling": False}))
+    assert len(list((tmp_path / "out" / "midway" / "samples").iterdir())) == 1
+
+
 def test_a_second_run_into_the_folder_is_refused_by_name(tmp_path, model):
     from toolkit.runs.lock import RunLock
 

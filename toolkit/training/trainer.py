@@ -151,9 +151,11 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         """Clip the gradient to max_grad_norm; its norm before, a tensor ()."""
+        if self.updates.scaler is not None:
+            # fp16 gradients carry the scaler's factor, which the limit does not mean.
+            self.updates.scaler.unscale_(self.updates.optimizer)
         limit = self.settings.max_grad_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
-        return torch.as_tensor(norm).detach()
+        return nn.utils.clip_grad_norm_(list(self.parameters.values()), limit).detach()
 
     def _judge(self, report: StepReport | None) -> None:
         """Refuse to go on after a non-finite step, or count it where the settings say skip."""

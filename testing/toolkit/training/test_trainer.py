@@ -33,7 +33,7 @@ def batch(values: list[float], weights: list[float] | None = None) -> Batch:
 class Run:
     """A trainer of one weight, with the losses it reported."""
 
-    def __init__(self, batches, *, steps=1, optimizer="sgd", lr=0.1, **settings):
+    def __init__(self, batches, *, steps=1, optimizer="sgd", lr=0.1, accelerator=None, **settings):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         parameters = {"w": self.weight}
         params = {"weight_decay": 0.0} if optimizer == "adamw" else None
@@ -45,7 +45,7 @@ class Run:
             optimizer=make_optimizer(optimizer, [{"params": [self.weight]}], lr=lr, params=params),
             schedule=make_schedule("constant"),
             batches=iter(batches),
-            accelerator=Accelerator(cpu=True),
+            accelerator=accelerator or Accelerator(cpu=True),
             ema=ExponentialMovingAverage(parameters, 0.9),
             state=TrainingState(),
         )
@@ -136,3 +136,29 @@ def test_the_watcher_can_end_the_run():
 
     run = Stopper([batch([1.0]) for _ in range(9)], steps=9).run()
     assert run.finished is False and run.trainer.state.step == 2 and run.trainer.state.position == 2
+
+
+def scaling_accelerator(scale: float) -> Accelerator:
+    """accelerate as it is for fp16 on a GPU: with a gradient scaler."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return accelerator
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_gradient_scaler_changes_nothing_but_the_range(optimizer):
+    batches = [batch([10.0]), batch([3.0])]
+    plain = Run(batches, steps=2, optimizer=optimizer, max_grad_norm=1.0).run()
+    scaled = Run(
+        batches, steps=2, optimizer=optimizer, max_grad_norm=1.0, accelerator=scaling_accelerator(2.0**10)
+    ).run()
+    assert [float(r.grad_norm) for r in scaled.reports] == pytest.approx(
+        [float(r.grad_norm) for r in plain.reports]
+    )
+    assert scaled.weight.item() == pytest.approx(plain.weight.item(), rel=1e-6)
+
+
+def test_an_overflow_under_a_scaler_lowers_the_scale_and_spares_the_weights():
+    accelerator = scaling_accelerator(2.0**127)
+    run = Run([batch([10.0])], optimizer="adamw", accelerator=accelerator).run()
+    assert run.weight.item() == 0.0 and accelerator.scaler.get_scale() == 2.0**126
