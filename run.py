@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobStopped, UserError
+from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobStopped, Problem, UserError
 
 if TYPE_CHECKING:
     from toolkit.config_modules.loading import LoadedJob
@@ -102,9 +102,30 @@ def load_all(names: Sequence[str], name_tag: str | None) -> list[LoadedJob]:
             loaded.append(load_job(name, name_tag))
         except UserError as error:
             problems += error.problems
+    problems = problems or list(same_folders(loaded))
     if problems:
         raise UserError(problems)
     return loaded
+
+
+def same_folders(jobs: Sequence[LoadedJob]) -> Iterator[Problem]:
+    """A problem for each run of a job that an earlier job of the command line would write too."""
+    from toolkit.config_modules.loading import run_folder
+
+    owners: dict[Path, tuple[int, LoadedJob]] = {}
+    for index, job in enumerate(jobs):
+        for process in job.config.process:
+            folder = run_folder(process, job.config.name)
+            if folder is None:
+                continue
+            first, owner = owners.setdefault(folder, (index, job))
+            if first != index:
+                yield Problem(
+                    "config.same_run",
+                    f"writes the run folder of {owner.path}: {folder}",
+                    file=str(job.path),
+                    remedy="give it another name: config.name, or --name for [name]",
+                )
 
 
 def describe(job: LoadedJob) -> str:

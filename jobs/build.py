@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from toolkit.diffusion.diffusion_loss import ItemLosses
     from toolkit.stable_diffusion_model import StableDiffusion
     from toolkit.training.ema import ExponentialMovingAverage
+    from toolkit.training.run_state import RunIdentity
     from toolkit.training.trainer import Trainer, TrainerSettings
 
 TrainingSection = TrainProcess | VaeProcess
@@ -227,9 +228,18 @@ def intervals(section: TrainingSection) -> dict[str, Any]:
     }
 
 
-def identity(order: EpochOrder) -> dict[str, Any]:
-    """What a checkpoint remembers of the data, to notice that it changed."""
-    return {"items": order.fingerprint, "num_items": order.num_items, "batches_per_epoch": order.num_batches}
+def identity(section: TrainingSection, order: EpochOrder, nature: dict[str, Any]) -> RunIdentity:
+    """What a checkpoint remembers of its run, to notice that it is asked to go on with another."""
+    from toolkit.training.run_state import RunIdentity
+
+    return RunIdentity(
+        nature={"optimizer": section.train.optimizer} | nature,
+        items=order.fingerprint,
+        num_items=order.num_items,
+        batches_per_epoch=order.num_batches,
+        batch_size=section.train.batch_size,
+        accumulation=section.train.gradient_accumulation,
+    )
 
 
 def averaged(ema: ExponentialMovingAverage | None) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import TrainProcess
 from toolkit.metadata import TrainedFile, build_metadata
 from toolkit.models.sd15.model import SD15
+from toolkit.models.shared.components import component_hash
 from toolkit.networks.catalogue import resolve_network
 from toolkit.networks.lora import LoraNetwork
 from toolkit.networks.saving import load_lora_into, save_lora
@@ -33,12 +34,19 @@ class TrainedModel:
     parameters: dict[str, nn.Parameter]
     groups: list[dict[str, Any]]
     trains_text_encoder: bool
-    notes: list[str] = field(default_factory=list)
+    base_hash: str | None
 
     @property
     def model(self) -> SD15:
         """The architecture, which does the work."""
         return self.sd.architecture
+
+    @property
+    def nature(self) -> dict[str, Any]:
+        """What makes a checkpoint of this training useless to another one."""
+        network = self.network
+        adapter = None if network is None else f"LoRA with alpha {network.alpha:g}"
+        return {"adapter": adapter, "objective": self.model.objective.name, "base model": self.base_hash}
 
     @property
     def summary(self) -> str:
@@ -65,6 +73,8 @@ def load_trained_model(section: TrainProcess, accelerator: Accelerator) -> Train
         components["text_encoder"] = sd.text_encoder
     for module in (sd.unet, sd.text_encoder, sd.vae):
         module.requires_grad_(False).eval()
+    # A full fine-tune replaces the base, so there a checkpoint needs no other.
+    base_hash = None if section.network is None else component_hash(sd.unet)[:16]
     network = None if section.network is None else _attach(section, components)
     parameters: dict[str, nn.Parameter] = {}
     groups = []
@@ -82,7 +92,9 @@ def load_trained_model(section: TrainProcess, accelerator: Accelerator) -> Train
         module.train()
     if train.gradient_checkpointing:
         _checkpoint_gradients(components)
-    return TrainedModel(sd, accelerator.device, network, parameters, groups, "text_encoder" in components)
+    return TrainedModel(
+        sd, accelerator.device, network, parameters, groups, "text_encoder" in components, base_hash
+    )
 
 
 def _attach(section: TrainProcess, components: dict[str, nn.Module]) -> LoraNetwork:
@@ -142,7 +154,8 @@ def save_trained(
         num_images=num_images,
         trigger_word=section.trigger_word,
         seed=build.seed(section),
-        user=loaded.config.meta,
+        # As written: a ${VARIABLE} of the file may be a secret, and a LoRA is made to be given away.
+        user=loaded.raw.get("meta") or {},
     )
     if trained.network is not None:
         target = path.with_name(f"{path.name}.safetensors")

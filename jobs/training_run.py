@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from jobs.session import Session
 from toolkit.data.items import Batch
-from toolkit.errors import Problem, RunError, UserError
+from toolkit.errors import UserError
 from toolkit.runs.images import save_image
 from toolkit.runs.status import Phase
-from toolkit.training import checkpoints
-from toolkit.training.checkpoints import Checkpoint
 from toolkit.training.progress import Progress
 from toolkit.training.report import contact_sheet, loss_plot
+from toolkit.training.run_state import RunIdentity, load_state, save_state
 from toolkit.training.trainer import StepReport, Trainer
+from toolkit.training.updates import NonFiniteError
 
 
 @dataclass(frozen=True)
@@ -46,64 +45,26 @@ class Outputs:
 class TrainingRun:
     """Watches a trainer on behalf of a run folder, and brings a stopped run back where it was."""
 
-    def __init__(
-        self, session: Session, trainer: Trainer, outputs: Outputs, identity: dict[str, Any]
-    ) -> None:
+    def __init__(self, session: Session, trainer: Trainer, outputs: Outputs, identity: RunIdentity) -> None:
         self.session = session
         self.trainer = trainer
         self.outputs = outputs
         self.identity = identity
         self.pending: list[StepReport] = []
+        self.last: StepReport | None = None
         self.bar: Progress | None = None
         self.saved_step: int | None = None
         self.started_at_step = 0
 
-    # -- resuming -----------------------------------------------------------------------------------
-
     def resume(self) -> None:
-        """Load the newest valid checkpoint, if there is one. Raises RunError if it holds other weights."""
-        root = self.session.folder.checkpoints
-        folder, damaged = checkpoints.newest_valid(root)
-        for path in damaged:
-            self.session.say(f"note: {path.name} is damaged and was passed over")
-        if folder is None:
-            return
-        saved = checkpoints.load_checkpoint(folder)
-        self._load_weights(saved, folder)
-        trainer = self.trainer
-        optimizer = checkpoints.unpack(saved.values["optimizer"], saved.tensors.get("optimizer", {}))
-        trainer.updates.load_state_dict(optimizer)
-        if trainer.updates.scaler is not None and saved.values["scaler"]:
-            trainer.updates.scaler.load_state_dict(saved.values["scaler"])
-        if trainer.ema is not None and "ema" in saved.tensors:
-            trainer.ema.load(saved.tensors["ema"], saved.values["ema_updates"])
-        trainer.state.step = saved.step
-        trainer.state.position = saved.values["position"]
-        trainer.state.skipped = saved.values["skipped"]
-        self.saved_step = saved.step
-        for key, value in self.identity.items():
-            if saved.values["identity"].get(key) != value:
-                self.session.say(
-                    f"note: {key} differs from the checkpoint's: this run goes on with the new one"
-                )
-        self.session.say(f"note: resuming from step {saved.step} ({folder.name})")
-
-    @torch.no_grad()
-    def _load_weights(self, saved: Checkpoint, folder: Path) -> None:
-        weights, parameters = saved.tensors["weights"], self.trainer.parameters
-        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        if {name: tuple(tensor.shape) for name, tensor in weights.items()} != shapes:
-            problem = Problem(
-                "run.foreign_checkpoint",
-                f"holds {len(weights)} weights that do not fit the {len(shapes)} trained by this config",
-                file=str(folder),
-                remedy="use another name for this run, or move its checkpoints away to start anew",
-            )
-            raise RunError(problem)
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-
-    # -- during the run -----------------------------------------------------------------------------
+        """Go back to the newest valid checkpoint, if there is one. Raises RunError if it is another run's."""
+        folder = self.session.folder
+        self.saved_step, notes = load_state(folder.checkpoints, self.trainer, self.identity)
+        self.session.notes(notes)
+        for path in folder.set_aside(after_step=self.trainer.state.step):
+            self.session.say(f"note: left by an earlier run, moved to {path.relative_to(folder.path)}")
+        if self.saved_step is not None:
+            self.session.say(f"note: resuming from step {self.saved_step}")
 
     def run(self, stream: Callable[[int], Generator[Batch, None, None]]) -> bool:
         """Resume, train to the end and write everything; False if it was stopped before the end.
@@ -137,14 +98,28 @@ class TrainingRun:
         """Run the loop. What ends it early, a vanished picture say, must not cost the steps done so far."""
         try:
             return self.trainer.run(self)
-        except UserError:
+        except NonFiniteError:
+            # Its batch must come again on a resume, so the last save is what the run goes back to.
+            self._log()
+            raise
+        except Exception as error:
+            self._rescue(error)
+            raise
+
+    def _rescue(self, error: Exception) -> None:
+        """Save what can be saved before an error ends the run; a second error becomes a note of the first."""
+        try:
             self._log()
             self._save_state()
-            raise
+        except (OSError, UserError) as failure:
+            error.add_note(f"the steps since the last save could not be saved: {failure}")
+        else:
+            error.add_note(f"the state after step {self.trainer.state.step} was saved")
 
     def after_step(self, report: StepReport) -> bool:
         """Log, save, preview and obey after a step; True ends training."""
         self.pending.append(report)
+        self.last = report
         step, outputs = report.step, self.outputs
         if self.bar is not None:
             self.bar.update(step)
@@ -153,11 +128,13 @@ class TrainingRun:
             self._log()
         commands = self.session.commands()
         self.session.status.tick(step)
+        if last:  # the end saves and previews, whatever was asked for
+            return False
         if "stop" in commands:
             return True
-        if not last and (due(step, outputs.save_every) or "save" in commands):
+        if due(step, outputs.save_every) or "save" in commands:
             self._save(step)
-        if not last and (due(step, outputs.sample_every) or "sample" in commands):
+        if due(step, outputs.sample_every) or "sample" in commands:
             self._preview()
         return False
 
@@ -167,12 +144,11 @@ class TrainingRun:
             return
         reports, self.pending = self.pending, []
         numbers = torch.stack([torch.stack([r.loss.float(), r.grad_norm.float()]) for r in reports]).tolist()
-        per_epoch = self.identity["batches_per_epoch"]
+        per_epoch = self.identity.batches_per_epoch
         for report, (loss, grad_norm) in zip(reports, numbers, strict=True):
-            micro_batch = report.step * self.trainer.settings.accumulation - 1
             self.session.metrics.write(
                 step=report.step,
-                epoch=micro_batch // per_epoch,
+                epoch=(report.position - 1) // per_epoch,
                 loss=round(loss, 7),
                 lr=report.lr,
                 grad_norm=round(grad_norm, 6),
@@ -187,38 +163,22 @@ class TrainingRun:
 
     def _save(self, step: int) -> None:
         """The model under its step's name, and the full state to resume from."""
-        folder = self.session.folder
         with self._interlude("saving", f"Saving step {step}"):
-            self.outputs.save_model(folder.path / folder.step_name(step, ""), step)
-            folder.prune_step_files(self.outputs.keep)
             self._save_state()
+            self._save_model(step)
+
+    def _save_model(self, step: int) -> Path:
+        folder = self.session.folder
+        path = self.outputs.save_model(folder.path / folder.step_name(step, ""), step)
+        folder.prune_step_files(self.outputs.keep, current=step)
+        return path
 
     def _save_state(self) -> None:
-        trainer = self.trainer
-        state = trainer.state
-        if self.saved_step == state.step:
+        if self.saved_step == self.trainer.state.step:
             return
-        tensors, optimizer = checkpoints.pack_optimizer(trainer.updates.optimizer)
-        groups: dict[str, dict[str, Tensor]] = {
-            "weights": {name: parameter.detach() for name, parameter in trainer.parameters.items()},
-            "optimizer": tensors,
-        }
-        if trainer.ema is not None:
-            groups["ema"] = trainer.ema.shadow
-        values = {
-            "position": state.position,
-            "skipped": state.skipped,
-            "epoch": state.position // self.identity["batches_per_epoch"],
-            "optimizer": optimizer,
-            "scaler": trainer.updates.scaler.state_dict() if trainer.updates.scaler else None,
-            "ema_updates": trainer.ema.num_updates if trainer.ema else 0,
-            "identity": self.identity,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-        checkpoints.save_checkpoint(self.session.folder.checkpoints, Checkpoint(state.step, groups, values))
-        checkpoints.prune_checkpoints(self.session.folder.checkpoints, keep=2)
-        self.saved_step = state.step
+        self.trainer.judge(self.last)
+        save_state(self.session.folder.checkpoints, self.trainer, self.identity)
+        self.saved_step = self.trainer.state.step
 
     def _preview(self) -> None:
         if self.outputs.preview is None:
@@ -239,9 +199,13 @@ class TrainingRun:
                 self._preview()
             self.session.say(f"saved {path}")
         else:
-            path = self.outputs.save_model(folder.path / folder.step_name(step, ""), step)
-            folder.prune_step_files(self.outputs.keep)
+            path = self._save_model(step)
             self.session.say(f"stopped after step {step}; the same command goes on from here. Saved {path}")
+        if self.trainer.state.skipped:
+            self.session.say(
+                f"note: {self.trainer.state.skipped} of {step} updates were refused: loss or gradient was "
+                "not finite (null in metrics.jsonl)"
+            )
         self._write_pictures()
         return finished
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import draw_shapes
+
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "AGENTS.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 EXAMPLES = sorted((ROOT / "config" / "examples").glob("*.yml"))
@@ -32,10 +34,10 @@ def code_in(page: str) -> list[str]:
     return [line for block in fenced for line in block.splitlines()] + indented + spans
 
 
-def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run run.py in the repository."""
-    command = [sys.executable, "run.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def command_line(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run run.py, in the repository unless told otherwise."""
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +90,12 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_examples_pass_the_check_and_open_with_their_command(path):
+def test_examples_pass_the_check_and_open_with_their_command(path, tmp_path):
     head = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     assert f"python run.py config/examples/{path.name}" in "\n".join(head)
-    result = command_line("--check", f"config/examples/{path.name}")
+    # The drawings are made by a command in the head of the file; two stand for them here.
+    assert draw_shapes.main(["--out", str(tmp_path / "output" / "drawings"), "--count", "2"]) == 0
+    result = command_line("--check", str(path), cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -175,6 +175,35 @@ def test_check_fails_without_a_traceback(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_jobs_that_would_write_one_run_folder_are_refused(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "output")
+    job = (
+        "job: train\nconfig:\n  name: {name}\n  process:\n"
+        "    - type: sd_trainer\n      training_folder: {root}\n"
+        "      model: {{name_or_path: m}}\n      datasets: [{{folder_path: pictures}}]\n"
+    )
+    for file, name, root in [
+        ("a", "one", "output"),
+        ("b", "one", "./output/"),
+        ("c", "two", "output"),
+        ("d", "one", "link"),
+    ]:
+        (tmp_path / f"{file}.yml").write_text(job.format(name=name, root=root), encoding="utf-8")
+    result = command_line("--check", "a.yml", "b.yml", "c.yml", "d.yml", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (EXIT_USAGE, "")
+    folder = tmp_path / "output" / "one"
+    assert result.stderr.splitlines() == [
+        f"error: {file}.yml: writes the run folder of a.yml: {folder} "
+        "(give it another name: config.name, or --name for [name])"
+        for file in ("b", "d")
+    ]
+    assert command_line("--check", "a.yml", "c.yml", folder=tmp_path).returncode == EXIT_OK
+    again = command_line("--check", "a.yml", "a.yml", folder=tmp_path)
+    assert again.returncode == EXIT_USAGE
+    assert "a.yml: writes the run folder of a.yml" in again.stderr
+
+
 def test_the_schema_is_json():
     result = command_line("--schema")
     assert result.returncode == EXIT_OK

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from toolkit.config_modules.documents import read_document
 from toolkit.paths import DATASETS_ROOT, EMBEDDED_MODELS, ROOT
 from toolkit.runs.metrics import read_metrics
 from tools.embed_tiny import folder_hash
@@ -26,8 +27,8 @@ def test_it_is_small_and_its_record_lies_beside_it():
     for run in ("vae", "base"):
         rows = read_metrics(TRAINING / f"{run}_metrics.jsonl")
         assert [row["step"] for row in rows[:REPLAYED_STEPS]] == list(range(1, REPLAYED_STEPS + 1))
-        example = yaml.safe_load((ROOT / "config" / "examples" / f"tiny_{run}.yml").read_text())
-        trained = yaml.safe_load((TRAINING / f"{run}_config.yml").read_text())
+        example = read_document(ROOT / "config" / "examples" / f"tiny_{run}.yml", {}).data
+        trained = read_document(TRAINING / f"{run}_config.yml", {}).data
         assert trained == example, "the committed config must be the one that was run"
 
 

@@ -53,18 +53,31 @@ def pick_device(name: str | None = None) -> torch.device:
             "config.device", f"unknown device '{name}'", key="device", remedy="cuda:0, mps or cpu"
         )
         raise ConfigError(problem) from error
-    missing = None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        missing = "this torch sees no CUDA device"
-    elif device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-        missing = f"there are only {torch.cuda.device_count()} CUDA devices"
-    elif device.type == "mps" and not torch.backends.mps.is_available():
-        missing = "this torch has no MPS"
+    missing = _missing(device)
     if missing:
         raise ConfigError(
             Problem("config.device", f"'{name}': {missing}", key="device", remedy="set device: cpu")
         )
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
+def _missing(device: torch.device) -> str | None:
+    """Why nothing can be trained on a device here, or None if it is there."""
+    if device.type == "cpu":
+        count, what = 1, "CPU device"
+    elif device.type == "cuda":
+        count, what = torch.cuda.device_count() if torch.cuda.is_available() else 0, "CUDA device"
+    elif device.type == "mps":
+        count, what = int(torch.backends.mps.is_available()), "MPS device"
+    elif device.type == "xpu":
+        count, what = torch.xpu.device_count() if torch.xpu.is_available() else 0, "XPU device"
+    else:
+        return "this toolkit cannot train on it"
+    if count == 0:
+        return f"this torch sees no {what}"
+    if (device.index or 0) < count:
+        return None
+    return f"there is one {what}" if count == 1 else f"there are only {count} {what}s"
 
 
 def make_accelerator(device: torch.device, dtype: torch.dtype) -> Accelerator:
@@ -89,8 +102,13 @@ def make_accelerator(device: torch.device, dtype: torch.dtype) -> Accelerator:
         AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return Accelerator(
+    made = Accelerator(
         mixed_precision=_MIXED_PRECISION[dtype],
         gradient_accumulation_steps=1,
         cpu=device.type == "cpu",
     )
+    if made.device.type != device.type:
+        remedy = "set device: auto, and leave ACCELERATE_USE_CPU unset"
+        message = f"accelerate chose '{made.device}' instead of '{device}'"
+        raise ConfigError(Problem("config.device", message, key="device", remedy=remedy))
+    return made

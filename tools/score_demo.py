@@ -186,11 +186,11 @@ def before_after(
     groups = [
         (f"Trained on {len(training)} pictures like these", [Row("", list(training)[::step])]),
         (
-            "Prompts with the trigger word: same seeds; green: seen as the concept",
+            "Prompts with the trigger word, same seeds (green: recognised as the concept)",
             pairs("concept", prompts, 2),
         ),
         (
-            "Prompts without it are kept: green: shape, colour and background right",
+            "Prompts without it should stay as they are (green: shape, colour and background right)",
             pairs("others", captions, 2),
         ),
     ]
@@ -222,8 +222,12 @@ def find_lora(run: RunFolder) -> Path:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Draw, judge, write score.json and before_after.png. Raises UserError."""
+    from diffusers.utils import logging
+
     from toolkit.model_utils import apply_lora, load_model_for_inference
     from tools.concept_classifier import FACES
+
+    logging.set_verbosity_error()  # else it says at length that this LoRA is of the UNet alone
 
     run = RunFolder(options.run.parent, options.run.name)
     lora = find_lora(run)
@@ -299,6 +303,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     print(f"\nWhat the LoRA learned, measured over {options.seeds} seeds:\n\n{table(score)}\n\nLook at")
+    width = len(str(options.run / "contact_sheet.png")) + 3
     for name, what in (
         ("before_after.png", "the same seeds and prompts, without and with the LoRA"),
         ("contact_sheet.png", "previews while it trained"),
@@ -306,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
         ("score.json", "these figures"),
     ):
         if (options.run / name).exists():
-            print(f"  {options.run / name!s:<34}{what}")
+            print(f"  {options.run / name!s:<{width}}{what}")
     return 0
 
 

@@ -42,7 +42,7 @@ GENTLE, SPOILT = 0.35, (1.8, 3.0)
 
 
 class PictureNet(nn.Module):
-    """Three convolutions, each halving the sides, and one linear layer for each question asked of a picture."""
+    """Three convolutions that halve the sides, and one linear layer for each question asked of a picture."""
 
     def __init__(self, num_labels: dict[str, int]) -> None:
         super().__init__()

@@ -12,24 +12,28 @@ from jobs.diffusion_data import prepare_data
 from jobs.session import Session
 from jobs.trained_model import TrainedModel, load_trained_model, save_trained
 from jobs.training_run import Outputs, TrainingRun, write_previews
+from toolkit.config_modules.checks import check_objective
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import TrainProcess
 from toolkit.config_modules.sample import SampleConfig
 from toolkit.data.items import Batch
+from toolkit.training.optimizers import check_optimizer
 
 
 def run(loaded: LoadedJob, section: TrainProcess) -> None:
     """Train as the section says, in its run folder. Raises JobStopped if it was stopped early."""
     name = section.name or loaded.config.name
-    # Everything the user can mend is said before any weights load.
-    scan = build.scan_datasets(section, size_multiple=build.size_multiple(section.model))
     with Session(
         loaded, root=build.training_root(section), name=name, total_steps=section.train.steps
     ) as session:
+        # Everything the user can mend is said before any weights load.
+        scan = build.scan_datasets(section, size_multiple=build.size_multiple(section.model))
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading model {section.model.name_or_path}")
         accelerator = build.accelerator(section)
+        check_optimizer(section.train.optimizer, section.train.optimizer_params)
         trained = load_trained_model(section, accelerator)
+        check_objective(trained.model.objective.name, section)
         session.say(trained.summary)
         session.stop.check()
         data = prepare_data(section, scan.items, trained, session)
@@ -52,7 +56,7 @@ def run(loaded: LoadedJob, section: TrainProcess) -> None:
             prompts=[request.prompt for request in section.sample.requests(section.trigger_word)],
             **build.intervals(section),
         )
-        training = TrainingRun(session, trainer, outputs, build.identity(data.order))
+        training = TrainingRun(session, trainer, outputs, build.identity(section, data.order, trained.nature))
         session.finish(training.run(data.stream))
 
 

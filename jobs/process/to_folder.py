@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +35,8 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     lora = build.local_file(wanted.lora_path, "generate.lora_path") if wanted.lora_path else None
     folder = _writable(Path(section.output_folder).expanduser())
     device = pick_device(section.device)
-    dtype = build.torch_dtype(section.dtype or ("float16" if device.type == "cuda" else "float32"))
+    usual = "float16" if device.type == "cuda" else "float32"
+    dtype = build.torch_dtype(section.dtype or section.model.dtype or usual)
     sd = build.load_model(section.model, dtype=dtype, device=device)
     if lora is not None:
         matched = apply_lora(sd, lora)  # how strongly, each picture says for itself
@@ -55,12 +57,14 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
 
 
 def _writable(folder: Path) -> Path:
-    """The folder, made if need be, before a model is loaded for nothing. Raises ConfigError."""
+    """The folder, made if need be and tried, before a model is loaded for nothing. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
     except OSError as error:
         problem = Problem(
-            "config.output_folder", f"cannot make {folder}: {error.strerror}", key="output_folder"
+            "config.output_folder", f"cannot write to {folder}: {error.strerror}", key="output_folder"
         )
         raise ConfigError(problem) from error
     return folder

@@ -25,6 +25,7 @@ from toolkit.data.order import EpochOrder
 from toolkit.data.transforms import load_pixels
 from toolkit.models.shared.autoencoders import latent_std, load_autoencoder, save_autoencoder
 from toolkit.paths import resolve_path
+from toolkit.training.optimizers import check_optimizer
 from toolkit.training.vae_losses import VaeLossWeights, vae_losses
 
 if TYPE_CHECKING:
@@ -36,17 +37,20 @@ NUM_PREVIEWS = 8
 def run(loaded: LoadedJob, section: VaeProcess) -> None:
     """Train the autoencoder of `model` into a folder in diffusers' layout. Raises JobStopped if stopped."""
     name = section.name or loaded.config.name
-    scan = build.scan_datasets(section, size_multiple=build.vae_size_multiple(section.model))
     with Session(
         loaded, root=build.training_root(section), name=name, total_steps=section.train.steps
     ) as session:
+        scan = build.scan_datasets(section, size_multiple=build.vae_size_multiple(section.model))
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading the autoencoder of {section.model.name_or_path}")
         accelerator, seed = build.accelerator(section), build.seed(section)
+        check_optimizer(section.train.optimizer, section.train.optimizer_params)
         vae = load_autoencoder(
             build.model_path(section.model), from_config=section.model.from_config, seed=seed
         )
         vae.to(accelerator.device).train()
+        if section.train.gradient_checkpointing:
+            vae.enable_gradient_checkpointing()
         parameters = {f"vae.{name}": parameter for name, parameter in vae.named_parameters()}
         session.say(f"training {sum(p.numel() for p in parameters.values()) / 1e6:.2f} M weights")
         weights = VaeLossWeights(**section.vae_loss.model_dump())
@@ -73,7 +77,9 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
             **build.intervals(section),
         )
         order = EpochOrder(scan.items, section.train.batch_size, seed)
-        training = TrainingRun(session, trainer, outputs, build.identity(order))
+        training = TrainingRun(
+            session, trainer, outputs, build.identity(section, order, {"trained part": "autoencoder"})
+        )
         session.finish(training.run(streaming(BatchMaker(scan.items, seed=seed), order)))
 
 

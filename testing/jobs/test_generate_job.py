@@ -28,13 +28,16 @@ def lora(tmp_path_factory, model) -> Path:
     return folder / "out" / "seen" / "seen.safetensors"
 
 
-def generation_config(tmp_path: Path, model: Path, name: str = "pictures", **generate) -> Path:
+def generation_config(
+    tmp_path: Path, model: Path, name: str = "pictures", *, process: dict | None = None, **generate
+) -> Path:
     settings = {"prompts": ["a disk", "a box --seed 9 --w 40"], "width": 32, "height": 32, "seed": 5,
                 "sampler": "ddim", "sample_steps": 2, "guidance_scale": 3}  # fmt: skip
-    process = {"type": "to_folder", "output_folder": str(tmp_path / name), "device": "cpu",
+    section = {"type": "to_folder", "output_folder": str(tmp_path / name), "device": "cpu",
                "model": {"name_or_path": str(model)}, "generate": settings | generate}  # fmt: skip
+    section |= process or {}
     path = tmp_path / f"{name}.yml"
-    path.write_text(yaml.safe_dump({"job": "generate", "config": {"name": name, "process": [process]}}))
+    path.write_text(yaml.safe_dump({"job": "generate", "config": {"name": name, "process": [section]}}))
     return path
 
 
@@ -107,6 +110,33 @@ def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, model):
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ModelError, match=r"bad\.safetensors"):
         draw(tmp_path, model, "broken", lora_path=str(tmp_path / "bad.safetensors"))
+
+
+def test_the_precision_is_the_process_s_then_the_model_s(tmp_path, model):
+    def drawn(name: str, own: str | None, of_model: str | None) -> np.ndarray:
+        changes = {"dtype": own, "model": {"name_or_path": str(model), "dtype": of_model}}
+        return pixels(draw(tmp_path, model, name, prompts=["a disk"], process=changes)[0])
+
+    full, half = drawn("full", None, None), drawn("half", "bf16", None)
+    assert not np.array_equal(full, half), "this picture must tell the precisions apart"
+    assert np.array_equal(drawn("of_model", None, "bf16"), half)
+    assert np.array_equal(drawn("own", "fp32", "bf16"), full)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs a folder that nobody can write")
+@pytest.mark.parametrize("folder", ["/proc/self/task", "/proc/none", "{tmp_path}/file"])
+def test_a_folder_that_cannot_be_written_is_told_before_a_model_is_loaded(tmp_path, folder):
+    (tmp_path / "file").write_text("x")
+    changes = {"output_folder": folder.format(tmp_path=tmp_path)}
+    path = generation_config(tmp_path, tmp_path / "no-model", process=changes)
+    with pytest.raises(ConfigError, match="output_folder: cannot") as caught:
+        run_job(load_job(path))
+    assert caught.value.problems[0].code == "config.output_folder"
+
+
+def test_trying_the_folder_leaves_nothing_in_it(tmp_path, model):
+    draw(tmp_path, model, "clean", prompts=["a disk"])
+    assert [path.suffix for path in (tmp_path / "clean").iterdir()] == [".png"]
 
 
 def test_the_command_line_draws(tmp_path, model):

@@ -67,7 +67,6 @@ TRAIN = [
     ("lr_scheduler", "linear", "rates"),
     ("max_grad_norm", 1e-4, "weights"),
     ("dtype", "bf16", "losses"),
-    ("noise_scheduler", "flowmatch", "losses"),
     ("timestep_type", "sigmoid", "losses"),
     ("min_snr_gamma", 5.0, "losses"),
     ("loss_type", "mae", "losses"),
@@ -127,6 +126,7 @@ OTHERS = [
     ({"train": {"disable_sampling": False}}, "samples"),
     ({"model": {"prediction_type": "v_prediction"}}, "losses"),
     ({"model": {"is_v_pred": True}}, "losses"),
+    ({"model": {"prediction_type": "flow"}, "train": {"noise_scheduler": "flowmatch"}}, "losses"),
 ]  # fmt: skip
 
 

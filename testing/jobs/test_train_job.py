@@ -218,10 +218,97 @@ def test_a_full_fine_tune_with_the_text_encoder_changes_both_and_saves_a_model(t
     assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-def test_a_checkpoint_of_other_weights_is_refused(tmp_path, model):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": {"linear": 8}}, "do not fit"),
+        ({"network": {"linear_alpha": 8}}, "adapter LoRA with alpha 2, this config has LoRA with alpha 8"),
+        ({"train": {"optimizer": "sgd"}}, "optimizer adamw, this config has sgd"),
+        ({"model": {"prediction_type": "v_prediction"}}, "objective epsilon"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, model, changes, message):
     train(training_config(tmp_path, model, "same"))
-    with pytest.raises(RunError, match="do not fit"):
-        train(training_config(tmp_path, model, "same", network={"linear": 8}, train={"steps": 9}))
+    longer = {"train": {"steps": 9} | changes.get("train", {})}
+    with pytest.raises(RunError, match=message):
+        train(training_config(tmp_path, model, "same", **(changes | longer)))
+
+
+def test_a_checkpoint_of_another_base_model_is_refused(tmp_path, model):
+    train(training_config(tmp_path, model, "same"))
+    other = build_tiny_sd15(tmp_path / "other", seed=1)
+    with pytest.raises(RunError, match="base model"):
+        train(training_config(tmp_path, other, "same", train={"steps": 9}))
+
+
+def test_another_batch_size_goes_on_at_the_same_share_of_the_epochs(tmp_path, model):
+    train(training_config(tmp_path, model, "batches"))  # 4 batches of 2: one epoch
+    folder = train(training_config(tmp_path, model, "batches", train={"steps": 6, "batch_size": 1}))
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [0, 0, 0, 0, 1, 1]
+    assert "the batch size changed" in (folder / "log.txt").read_text()
+
+
+def test_a_non_finite_run_stays_refused_however_often_it_is_started(tmp_path, model):
+    path = training_config(
+        tmp_path, model, "blown", train={"lr": 1e30, "max_grad_norm": 0}, save={"save_every": 1}
+    )
+    kept = None
+    for _ in range(3):
+        with pytest.raises(RunError, match="is not finite"):
+            train(path)
+        steps = [step for step, _ in list_checkpoints(tmp_path / "out" / "blown" / "checkpoints")]
+        assert kept is None or steps == kept, "a later start must not get past the step that was refused"
+        kept = steps
+    assert not (tmp_path / "out" / "blown" / "blown.safetensors").exists()
+
+
+def test_an_average_switched_on_later_begins_at_the_trained_weights(tmp_path, model):
+    plain = train(training_config(tmp_path, model, "late", train={"lr": 1e-2}))
+    trained = final_state(plain)
+    averaged = {"steps": 5, "lr": 0.0, "ema_config": {"use_ema": True, "ema_decay": 0.9}}
+    state = final_state(train(training_config(tmp_path, model, "late", train=averaged)))
+    assert all(
+        torch.equal(state[f"ema/{name.removeprefix('weights/')}"], tensor)
+        for name, tensor in trained.items()
+        if name.startswith("weights/")
+    )
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_never_crowds_out_a_good_one(tmp_path, model):
+    settings = {"save": {"save_every": 1}}
+    folder = train(training_config(tmp_path, model, "hurt", **settings))
+    for _, checkpoint in list_checkpoints(folder / "checkpoints"):
+        (checkpoint / "weights.safetensors").write_bytes(b"damaged")
+    train(training_config(tmp_path, model, "hurt", train={"steps": 3}, **settings))
+    assert [step for step, _ in list_checkpoints(folder / "checkpoints")] == [2, 3]
+    assert len(list((folder / "checkpoints").glob("damaged_*"))) == 2
+    assert sorted(path.name for path in folder.glob("hurt*.safetensors")) == [
+        "hurt.safetensors", "hurt_000000001.safetensors", "hurt_000000002.safetensors",
+    ]  # fmt: skip
+
+
+def test_a_picture_that_vanishes_midway_costs_no_steps(tmp_path, model):
+    path = training_config(
+        tmp_path, model, "gone", train={"steps": 30},
+        datasets=[{"folder_path": str(tmp_path / "data"), "resolution": 32}],
+    )  # fmt: skip
+    from toolkit.data import transforms
+
+    fit, seen = transforms.fit, []
+
+    def vanish(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == 20:
+            (tmp_path / "data" / "disk2.png").unlink()
+        return fit(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "fit", vanish)
+        with pytest.raises(DatasetError, match="disk2.png"):
+            train(path)
+    ((step, _),) = list_checkpoints(tmp_path / "out" / "gone" / "checkpoints")
+    assert step >= 5
 
 
 def test_every_unusable_picture_is_named_before_a_model_is_loaded(tmp_path, model):
@@ -231,7 +318,9 @@ def test_every_unusable_picture_is_named_before_a_model_is_loaded(tmp_path, mode
     with pytest.raises(DatasetError) as caught:
         train(path)
     assert [Path(problem.file).name for problem in caught.value.problems] == ["disk1.png", "disk3.png"]
-    assert not (tmp_path / "out" / "bad").exists()
+    status = read_status(tmp_path / "out" / "bad" / "status.json")
+    assert status.phase == "failed" and len(status.exit["error"]) == 2
+    assert "disk3.png" in (tmp_path / "out" / "bad" / "log.txt").read_text()
 
 
 def test_a_stop_while_loading_is_obeyed(tmp_path, model, monkeypatch):
@@ -254,7 +343,7 @@ def test_one_batch_is_learned_by_heart(tmp_path, model):
     folder = train(
         training_config(
             tmp_path, model, "overfit", network={"linear": 16, "linear_alpha": 16},
-            train={"steps": 150, "batch_size": 1, "gradient_accumulation": 4, "lr": 5e-3},
+            train={"steps": 60, "batch_size": 1, "gradient_accumulation": 2, "lr": 1e-2},
         )
     )  # fmt: skip
     curve = losses(folder)

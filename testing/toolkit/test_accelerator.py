@@ -43,6 +43,32 @@ def test_a_missing_device_is_an_error_with_a_remedy(name):
         pick_device(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cpu:3", "there is one CPU device"),
+        ("cuda:99", "CUDA device"),
+        ("mps:2", "MPS"),
+        ("xpu:99", "XPU"),
+        ("meta", "cannot train on it"),
+    ],
+)
+def test_a_device_that_is_not_there_is_never_another_one(name, said):
+    with pytest.raises(ConfigError, match=f"device: '{name}': .*{said}.*device: cpu"):
+        pick_device(name)
+
+
+def test_the_first_processor_is_the_processor():
+    assert pick_device("cpu:0") == CPU
+
+
+@pytest.mark.skipif(torch.xpu.is_available(), reason="asks for a device that is not there")
+def test_an_accelerator_on_another_device_than_asked_for_is_refused():
+    with pytest.raises(ConfigError, match="device: accelerate chose '.*' instead of 'xpu'"):
+        make_accelerator(torch.device("xpu"), torch.float32)
+    assert make_accelerator(CPU, torch.float32).device == CPU
+
+
 def test_precision_follows_the_dtype_also_for_a_second_job():
     for dtype, name in [(torch.float32, "no"), (torch.bfloat16, "bf16"), (torch.float32, "no")]:
         accelerator = make_accelerator(CPU, dtype)

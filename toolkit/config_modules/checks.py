@@ -9,18 +9,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.config_modules.base import Location
+from toolkit.config_modules.base import Location, Section
+from toolkit.config_modules.documents import dotted
+from toolkit.config_modules.explain import shown
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
 from toolkit.config_modules.loop import LoopConfig
 from toolkit.config_modules.names import FLOW_SAMPLERS
 from toolkit.config_modules.process import GenerateProcess, TrainProcess, VaeProcess
-from toolkit.config_modules.sample import SampleConfig
-from toolkit.errors import ConfigError, did_you_mean
-from toolkit.paths import DATASETS_ROOT, resolve_path
+from toolkit.errors import ConfigError, Problem, did_you_mean
+from toolkit.models.geometry import read_json
+from toolkit.paths import DATASETS_ROOT, resolve_model, resolve_path
 from toolkit.training.lr_schedules import make_schedule
 
 Finding = tuple[Location, str, str, str | None]
+
+# What training an autoencoder has no use for: an error where it would change what the user gets, else a note.
+_OWN_VAE = "name the autoencoder itself in name_or_path"
+_NO_DENOISER = "an autoencoder's training has no denoiser and no text encoder"
+_LATENTS_CHANGE = "an autoencoder in training changes its latents, so none can be kept"
+_VAE_MODEL_REFUSED = {
+    "vae_path": _OWN_VAE,
+    "te_name_or_path": _NO_DENOISER,
+    "dtype": "all weights learn, in float32; train.dtype is the precision of the forward pass",
+    "is_v_pred": _NO_DENOISER,
+    "prediction_type": _NO_DENOISER,
+}
+_VAE_DATASET_REFUSED = {"cache_latents": _LATENTS_CHANGE, "cache_latents_to_disk": _LATENTS_CHANGE}
+_VAE_DATASET_IDLE = (
+    "caption_ext", "default_caption", "trigger_word", "caption_dropout_rate", "cache_text_embeddings",
+    "is_reg",
+)  # fmt: skip
 
 
 def _finding(location: Location, code: str, message: str, remedy: str | None = None) -> Finding:
@@ -34,14 +53,45 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
     if isinstance(process, TrainProcess):
         yield from _check_trained_parts(process)
         yield from _check_text_cache(process)
-        yield from _check_noise(process)
-        for name, sample in (("sample", process.sample), ("first_sample", process.first_sample)):
-            yield from _check_sampler(process, name, sample)
+        objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
+        yield from _check_objective(process, objective)
     elif isinstance(process, VaeProcess):
+        yield from _check_unread(process)
         for index, source in enumerate(process.sample.sources):
             yield from _check_file(source, ("sample", "sources", index))
     elif isinstance(process, GenerateProcess):
         yield from _check_generate(process.generate)
+
+
+def check_objective(objective_name: str, section: TrainProcess) -> None:
+    """Compare what a loaded model predicts (epsilon, v_prediction or flow) with what the config asks of it.
+
+    Raises ConfigError with everything that does not go together.
+    """
+    findings = _check_objective(section, objective_name)
+    problems = [
+        Problem(code, message, key=dotted(location), remedy=remedy)
+        for location, code, message, remedy in findings
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def process_notes(process: AnyProcess) -> list[str]:
+    """A line for each setting that this process does not read, where that harms nothing."""
+    unread: dict[Location, tuple[Section, str]] = {}
+    if isinstance(process, VaeProcess):
+        for index, dataset in enumerate(process.datasets):
+            for key in _VAE_DATASET_IDLE:
+                unread["datasets", index, key] = dataset, "an autoencoder's training reads no captions"
+    if isinstance(process, TrainProcess) and process.first_sample is not None:
+        reason = "these are drawn once, before the first step"
+        unread["first_sample", "sample_every"] = process.first_sample, reason
+    return [
+        f"{dotted(location)}: {shown(getattr(section, str(location[-1])))} has no effect: {reason}"
+        for location, (section, reason) in unread.items()
+        if _is_set(section, str(location[-1]))
+    ]
 
 
 def check_folders(raw: Mapping[str, Any]) -> Iterator[Finding]:
@@ -82,7 +132,7 @@ def _check_file(name: str, location: Location) -> Iterator[Finding]:
 
 def _check_loop(loop: LoopConfig) -> Iterator[Finding]:
     try:
-        make_schedule(loop.lr_scheduler, loop.lr_scheduler_params)
+        make_schedule(loop.lr_scheduler, loop.lr_scheduler_params, total=loop.steps)
     except ConfigError as error:
         for problem in error.problems:
             location = tuple((problem.key or "train.lr_scheduler_params").split("."))
@@ -116,31 +166,85 @@ def _check_text_cache(process: TrainProcess) -> Iterator[Finding]:
         yield _finding(cached[0], "config.conflict", "is set for some datasets and not for others", remedy)
 
 
-def _check_noise(process: TrainProcess) -> Iterator[Finding]:
-    train, predicts = process.train, process.model.prediction_type
-    flow = train.noise_scheduler == "flowmatch"
-    if flow and train.min_snr_gamma is not None:
+def _says_flow(process: TrainProcess) -> bool:
+    return process.train.noise_scheduler == "flowmatch"
+
+
+def _known_objective(process: TrainProcess) -> str | None:
+    """What the model predicts by the config's word or a local folder's; None if only loading it can tell."""
+    if process.model.prediction_type is not None:
+        return process.model.prediction_type
+    folder = resolve_model(process.model.name_or_path)
+    file = folder / "scheduler" / "scheduler_config.json" if folder is not None else None
+    if file is None or not file.is_file():
+        return None
+    said = str(read_json(file).get("prediction_type", "epsilon"))
+    name = "flow" if said == "flow_prediction" else said
+    return name if name in ("epsilon", "v_prediction", "flow") else None
+
+
+def _check_objective(process: TrainProcess, objective: str) -> Iterator[Finding]:
+    """Settings against what the model predicts."""
+    flow, says_flow = objective == "flow", _says_flow(process)
+    if flow != says_flow:
+        yield _noise_conflict(process, objective)
+    if (flow or says_flow) and process.train.min_snr_gamma is not None:
         message = "is defined for ddpm noise, not for flowmatch"
         yield _finding(("train", "min_snr_gamma"), "config.conflict", message, "leave it out")
-    if predicts is not None and flow != (predicts == "flow"):
-        message = f"{predicts} does not go with train.noise_scheduler: {train.noise_scheduler}"
-        remedy = f"use {'flow' if flow else 'epsilon or v_prediction'}"
-        yield _finding(("model", "prediction_type"), "config.conflict", message, remedy)
-
-
-def _check_sampler(process: TrainProcess, name: str, sample: SampleConfig | None) -> Iterator[Finding]:
-    if sample is None:
-        return
-    flow = process.train.noise_scheduler == "flowmatch"
-    samplers: list[tuple[Location, str]] = [((name, "sampler"), sample.sampler)]
-    for index, item in enumerate(sample.samples):
-        if item.sampler:
-            samplers.append(((name, "samples", index, "sampler"), item.sampler))
-    for location, sampler in samplers:
+    for location, sampler in _samplers(process):
+        if flow != says_flow and sampler == "flowmatch":
+            continue  # it follows from the noise scheduler, which has been told
         if sampler not in FLOW_SAMPLERS if flow else sampler == "flowmatch":
             message = f"'{sampler}' cannot sample a {'flow-matching' if flow else 'ddpm'} model"
             remedy = f"use {', '.join(FLOW_SAMPLERS)}" if flow else "use ddim, euler or another"
             yield _finding(location, "config.conflict", message, remedy)
+
+
+def _noise_conflict(process: TrainProcess, objective: str) -> Finding:
+    noise = process.train.noise_scheduler
+    flow = _says_flow(process)
+    if process.model.prediction_type is not None:
+        message = f"{objective} does not go with train.noise_scheduler: {noise}"
+        remedy = f"use {'flow' if flow else 'epsilon or v_prediction'}"
+        return _finding(("model", "prediction_type"), "config.conflict", message, remedy)
+    anew = "model.prediction_type: flow to train it anew as a flow model"
+    remedy = f"set noise_scheduler: ddpm, or {anew}" if flow else "set noise_scheduler: flowmatch"
+    message = f"{noise} does not go with this model, which predicts {objective}"
+    return _finding(("train", "noise_scheduler"), "config.conflict", message, remedy)
+
+
+def _samplers(process: TrainProcess) -> Iterator[tuple[Location, str]]:
+    """Every sampler that the config names, with its place."""
+    for name, sample in (("sample", process.sample), ("first_sample", process.first_sample)):
+        if sample is None:
+            continue
+        if "sampler" in sample.model_fields_set:
+            yield (name, "sampler"), sample.sampler
+        for index, item in enumerate(sample.samples):
+            if item.sampler:
+                yield (name, "samples", index, "sampler"), item.sampler
+
+
+def _check_unread(process: VaeProcess) -> Iterator[Finding]:
+    """Settings that mean nothing to an autoencoder and would be missed."""
+    sections: list[tuple[Location, Section, Mapping[str, str]]] = [
+        (("model",), process.model, _VAE_MODEL_REFUSED),
+        *((("datasets", index), each, _VAE_DATASET_REFUSED) for index, each in enumerate(process.datasets)),
+    ]
+    for location, section, refused in sections:
+        for key, reason in refused.items():
+            if _is_set(section, key) and not (key == "prediction_type" and process.model.is_v_pred):
+                message = f"{shown(getattr(section, key))} means nothing here: {reason}"
+                yield _finding((*location, key), "config.conflict", message, "leave it out")
+    if "save_format" in process.save.model_fields_set and process.save.save_format != "diffusers":
+        message = "an autoencoder is always saved as a diffusers folder"
+        yield _finding(("save", "save_format"), "config.conflict", message, "leave it out")
+
+
+def _is_set(section: Section, key: str) -> bool:
+    """Whether a field was given another value than its default."""
+    default = type(section).model_fields[key].get_default(call_default_factory=True)
+    return key in section.model_fields_set and getattr(section, key) != default
 
 
 def _check_generate(generate: GenerateConfig) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from toolkit.config_modules.base import Location, as_written
-from toolkit.config_modules.checks import check_folders, check_process
+from toolkit.config_modules.checks import check_folders, check_process, process_notes
 from toolkit.config_modules.documents import Document, dotted, read_document
 from toolkit.config_modules.explain import explain, idle_notes, shown
 from toolkit.config_modules.job import (
@@ -24,15 +24,17 @@ from toolkit.config_modules.job import (
     job_schema,
 )
 from toolkit.config_modules.lookup import find_config, load_env_files
-from toolkit.config_modules.process import TrainProcess
+from toolkit.config_modules.process import RunProcess, TrainProcess
 from toolkit.errors import ConfigError, Problem, did_you_mean
 
-__all__ = ["LoadedJob", "find_config", "job_schema", "load_env_files", "load_job"]
+__all__ = ["LoadedJob", "find_config", "job_schema", "load_env_files", "load_job", "run_folder"]
 
 NAME_TAG = "[name]"
 # Names become folders and files on every system.
-_BAD_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^[. ]|[. ]$')
+_BAD_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|^[.\s]|[.\s]$')
 _LONGEST_NAME = 150
+_MOST_BYTES = 200  # file names end at 255 bytes; those of a run add up to 30
+_NAME_REMEDY = 'use letters, digits, spaces, - _ and dots inside; not < > : " / \\ | ? *'
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class _Reader:
         data, body = _named(data, tag), _named(body, tag)
         job = self._job_type(data)
         processes = self._processes(job, body) if job and body is not None else []
+        if job_name and not self.problems:
+            self._check_folders_differ(_named(job_name, tag), processes)
         meta = data.get("meta")
         if meta is not None and not isinstance(meta, dict):
             message = f"must be a section (key: value lines), not {shown(meta)}"
@@ -156,9 +160,8 @@ class _Reader:
             self._add(("config", "name"), "config.bad_value", "[name] needs a value", "give --name NAME")
             return None
         final = str(name).replace(NAME_TAG, self.name or NAME_TAG)
-        if not final or _BAD_NAME.search(final) or len(final) > _LONGEST_NAME:
-            remedy = 'use letters, digits, spaces, - _ and dots inside; not < > : " / \\ | ? *'
-            self._add(("config", "name"), "config.bad_value", f"'{final}' cannot name a folder", remedy)
+        if not _names_a_folder(final):
+            self._add(("config", "name"), "config.bad_value", f"'{final}' cannot name a folder", _NAME_REMEDY)
         return final
 
     def _job_type(self, data: Mapping[str, Any]) -> str:
@@ -215,9 +218,29 @@ class _Reader:
         except ValidationError as error:
             self._explain(error, section, entry, prefix, shown_prefix)
             return None
+        self.notes += [_key(shown_prefix, note) for note in process_notes(process)]
+        name = process.name if isinstance(process, RunProcess) else None
+        if name is not None and not _names_a_folder(name):
+            message = f"'{name}' cannot name a folder"
+            key = _key(shown_prefix, "name")
+            self._add((*prefix, "name"), "config.bad_value", message, _NAME_REMEDY, key=key)
         for location, code, message, remedy in check_process(process):
             self._add((*prefix, *location), code, message, remedy, key=_key(shown_prefix, dotted(location)))
         return process
+
+    def _check_folders_differ(self, job_name: str, processes: list[AnyProcess]) -> None:
+        """Note every process whose run folder is that of one before it."""
+        owners: dict[Path, int] = {}
+        for index, process in enumerate(processes):
+            folder = run_folder(process, job_name)
+            if folder is None:
+                continue
+            owner = owners.setdefault(folder, index)
+            if owner != index:
+                message = f"writes the run folder of process[{owner}]: {folder}"
+                location = ("config", "process", index, "name")
+                self._add(location, "config.same_run", message, "give each process a name of its own",
+                          key=f"process[{index}].name")  # fmt: skip
 
     def _explain(
         self,
@@ -252,6 +275,19 @@ class _Reader:
             guess = did_you_mean(str(kind), JOBS[job])
             hint = f"did you mean '{guess}'?" if guess else known
             self._add(location, "config.unknown_name", f"unknown process type '{kind}'", hint)
+
+
+def run_folder(process: AnyProcess, job_name: str) -> Path | None:
+    """Where a process keeps its run, links resolved; None for one that has no run folder."""
+    if not isinstance(process, RunProcess):
+        return None
+    return (Path(process.training_folder).expanduser() / (process.name or job_name)).resolve()
+
+
+def _names_a_folder(name: str) -> bool:
+    """Whether a name can be a folder's and a file's on every system."""
+    fits = 0 < len(name) <= _LONGEST_NAME and len(name.encode("utf-8", "replace")) <= _MOST_BYTES
+    return fits and not _BAD_NAME.search(name)
 
 
 def _key(prefix: str, key: str) -> str:

@@ -58,7 +58,9 @@ class ModelConfig(Section):
         None,
         description="What the model predicts: epsilon, v_prediction or flow (null: as its scheduler says).",
     )
-    dtype: Dtype | None = Field(None, description="Precision of frozen weights (null: train.dtype).")
+    dtype: Dtype | None = Field(
+        None, description="Precision of frozen weights (null: that of train, or a generation's usual one)."
+    )
     vae_path: Text | None = Field(
         None, description="Another autoencoder: hub id, folder or file (null: the model's own)."
     )

@@ -100,4 +100,9 @@ class LoggingConfig(Section):
         "verbose": (False, "log.txt always holds everything"),
     }  # fmt: skip
 
-    log_every: Int = Field(10, ge=1, description="Steps between rows of metrics.jsonl.")
+    log_every: Int = Field(
+        10,
+        ge=1,
+        description="Steps between readings of the loss from the device; metrics.jsonl then gets the row of "
+        "every step since.",
+    )

@@ -17,13 +17,14 @@ PromptEncoder = Callable[[list[str]], Conditioning]
 
 
 class PromptCache:
-    """Conditioning (batch of one, CPU) by caption, in memory or (folder given) on disk.
+    """Conditioning (batch of one, CPU) by caption, in memory and (folder given) on disk for later runs.
 
+    What was filled or read once stays in memory: there is no encoder left to make it anew amid a run.
     encoder_hash: of everything between text and embeddings: tokenizer, weights, dtype, settings.
     """
 
     def __init__(self, folder: Path | None, encoder_hash: str) -> None:
-        self._store = TensorStore(folder)
+        self._store = TensorStore(folder, remember=True)
         self.encoder_hash = encoder_hash
 
     @property

@@ -48,10 +48,14 @@ def module_hash(module: nn.Module, *extra: object) -> str:
 
 
 class TensorStore:
-    """get and put by key. `notes` tells of damaged files that were dropped."""
+    """get and put by key. `notes` tells of damaged files that were dropped.
 
-    def __init__(self, folder: Path | None) -> None:
+    remember: what was read from the folder or put there stays in memory too, and outlives its file.
+    """
+
+    def __init__(self, folder: Path | None, *, remember: bool = False) -> None:
         self.folder = folder
+        self._remember = remember or folder is None
         self.notes: list[str] = []
         self._memory: dict[str, dict[str, Tensor]] = {}
 
@@ -63,7 +67,7 @@ class TensorStore:
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors under a key (do not change them), or None if there are none or they are damaged."""
-        if self.folder is None:
+        if key in self._memory or self.folder is None:
             return self._memory.get(key)
         path = self.path(key)
         try:
@@ -76,13 +80,16 @@ class TensorStore:
         tensors = _unpack(data, key)
         if tensors is None:
             self.notes.append(f"{path}: damaged or of another version; computed again")
+        elif self._remember:
+            self._memory[key] = tensors
         return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep copies of some tensors on the CPU. Raises RunError if the file cannot be written."""
         kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        if self.folder is None:
+        if self._remember:
             self._memory[key] = kept
+        if self.folder is None:
             return
         path = self.path(key)
         beside = path.with_name(f".{key}.{os.getpid()}.tmp")

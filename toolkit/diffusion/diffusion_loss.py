@@ -5,6 +5,7 @@ Legend: B batch, C latent channels, h w latent rows and columns.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,13 +78,25 @@ class NoisedBatch(Protocol):
 
 
 def _latents_of(model: Denoiser, batch: NoisedBatch) -> Tensor:
-    """The batch's latents, or its pixels encoded, without a gradient: the autoencoder does not learn here."""
+    """The batch's latents, or its pixels encoded, without a gradient: the autoencoder does not learn here.
+
+    An enclosing autocast is for the network; the latents must be those that a cache would hold.
+    """
     if batch.latents is not None:
         return batch.latents
     if batch.pixels is None:
         raise ValueError("a batch needs latents or pixels")
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as stack:
+        # The pixels may still be on the CPU while the model is elsewhere, so not their device alone.
+        for device in {"cpu", batch.pixels.device.type, *_accelerators()}:
+            stack.enter_context(torch.autocast(device, enabled=False))
         return model.encode_images(batch.pixels)
+
+
+def _accelerators() -> list[str]:
+    """The kind of accelerator of this machine, if it has one."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return [] if accelerator is None else [accelerator.type]
 
 
 def _beside(values: Tensor, reference: Tensor) -> Tensor:

@@ -47,7 +47,10 @@ def save_lora(
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a LoRA file whole or not at all. Raises RunError if a weight is not finite in `dtype`."""
+    """Write a LoRA file whole or not at all.
+
+    Raises RunError if a weight is not finite in `dtype` or the disk refuses.
+    """
     alpha = torch.tensor(float(network.alpha))
     tensors = {
         # Alpha keeps float32: a fraction such as 0.3 changes in half precision, and with it every weight.

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import Problem, RunError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors passes on what the system said
 RETRY_SECONDS = 2.0  # how long a Windows reader may keep the old file open
+
+
+@contextmanager
+def reporting(path: Path, doing: str = "written", *, size: int | None = None) -> Iterator[None]:
+    """Say in a RunError why `path` (of `size` bytes) cannot be written, instead of OSError's traceback."""
+    try:
+        yield
+    except _refusals() as error:
+        number, reason = _reason(error)
+        other = getattr(error, "filename", None)
+        if other is not None and not Path(os.fsdecode(other)).is_relative_to(Path(path).parent):
+            reason = f"{reason}: {os.fsdecode(other)}"
+        remedy = "make it writable, or set training_folder to another place"
+        if number in _FULL:
+            reason += _space(Path(path), size)
+            remedy = "free some space, or set training_folder to another disk"
+        problem = Problem(
+            "run.cannot_write", f"cannot be {doing}: {reason}", file=os.fspath(path), remedy=remedy
+        )
+        raise RunError(problem) from error
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` by `data`. With `durable`, the bytes survive a power cut once this returns."""
-    with writing(path, durable=durable) as part:
+    with writing(path, durable=durable, size=len(data)) as part:
         part.write_bytes(data)
 
 
@@ -33,9 +60,18 @@ def write_json(path: Path, value: Any, *, durable: bool = True, indent: int | No
 
 
 @contextmanager
-def writing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a path beside `path` to write to; rename it into place, or remove it if the block raises."""
+def writing(path: Path, *, durable: bool = True, size: int | None = None) -> Iterator[Path]:
+    """Give a path beside `path` to write to; rename it into place, or remove it if the block raises.
+
+    Raises RunError if the disk refuses; size: the bytes expected, for that message.
+    """
     path = Path(path)
+    with reporting(path, size=size), _writing(path, durable) as part:
+        yield part
+
+
+@contextmanager
+def _writing(path: Path, durable: bool) -> Iterator[Path]:
     part = beside(path)
     # Created here so that its mode is 0644 less the umask, whatever a library would have chosen.
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -48,7 +84,7 @@ def writing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             _flush_file(part)
         replace(part, path)
     except BaseException:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             part.unlink()
         raise
     if durable:
@@ -57,8 +93,17 @@ def writing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder beside `path` to fill; rename it into place, or remove it if the block raises."""
+    """Give a new folder beside `path` to fill; rename it into place, or remove it if the block raises.
+
+    Raises RunError if the disk refuses.
+    """
     path = Path(path)
+    with reporting(path), _writing_folder(path) as part:
+        yield part
+
+
+@contextmanager
+def _writing_folder(path: Path) -> Iterator[Path]:
     part = beside(path)
     part.mkdir()
     try:
@@ -83,14 +128,18 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, link or folder; a folder vanishes under its name at once, not file by file."""
+    """Delete a file, link or folder; a folder vanishes under its name at once, not file by file.
+
+    Raises RunError if the system refuses.
+    """
     path = Path(path)
-    if path.is_dir() and not path.is_symlink():
-        part = beside(path)
-        replace(path, part)
-        shutil.rmtree(part)
-    else:
-        path.unlink(missing_ok=True)
+    with reporting(path, "removed"):
+        if path.is_dir() and not path.is_symlink():
+            part = beside(path)
+            replace(path, part)
+            shutil.rmtree(part)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def beside(path: Path) -> Path:
@@ -136,6 +185,30 @@ def flush_folder(folder: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _refusals() -> tuple[type[BaseException], ...]:
+    """OSError, and safetensors' own error where a block has imported safetensors: this module must not."""
+    library = sys.modules.get("safetensors")
+    return (OSError,) if library is None else (OSError, library.SafetensorError)
+
+
+def _reason(error: BaseException) -> tuple[int | None, str]:
+    """(errno, the system's words) of an error of the system or of safetensors."""
+    if isinstance(error, OSError):
+        return error.errno, error.strerror or str(error)
+    match = _OS_ERROR.search(str(error))
+    return (int(match[1]), os.strerror(int(match[1]))) if match else (None, str(error))
+
+
+def _space(path: Path, size: int | None) -> str:
+    """How much is needed and how much there is, for the end of a line."""
+    needed = "" if size is None else f"{size / 1e6:.1f} MB needed, "
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return ""
+    return f"; {needed}{free / 1e6:.1f} MB free on its disk"
 
 
 def _flush_file(path: Path) -> None:

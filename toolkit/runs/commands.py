@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from toolkit.errors import JobStopped
+from toolkit.runs import atomic
 
 COMMANDS = frozenset({"stop", "save", "sample"})
 _SAME_KEYPRESS = 0.5  # seconds; a launcher passes on the Ctrl-C that the terminal has already sent us
@@ -52,11 +53,13 @@ class CommandBox:
         return names & COMMANDS
 
     def take(self, name: str) -> bool:
-        """Remove a command and say whether it was there."""
-        try:
-            (self.folder / name).unlink()
-        except FileNotFoundError:
-            return False
+        """Remove a command and say whether it was there. Raises RunError if it cannot be removed."""
+        path = self.folder / name
+        with atomic.reporting(path, "removed"):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
         return True
 
     def clear(self) -> list[str]:

@@ -27,7 +27,10 @@ _HIDDEN = {"prompt", "negative_prompt", "neg", "width", "height"}
 def save_image(
     image: Image, path: Path, recipe: Mapping[str, Any] | None = None, *, quality: int = 95
 ) -> None:
-    """Write a jpg, png or webp in one piece, `recipe` inside. Raises ValueError for another extension."""
+    """Write a jpg, png or webp in one piece, `recipe` inside.
+
+    Raises ValueError for another extension, RunError if the disk refuses.
+    """
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path.name}: pictures are written as {', '.join(sorted(_FORMATS))}")

@@ -147,11 +147,34 @@ class RunFolder:
         found = ((self.parse_step(path), path) for path in self.path.iterdir())
         return sorted((step, path) for step, path in found if step is not None)
 
-    def prune_step_files(self, keep: int) -> list[Path]:
-        """Delete all but the models of the last `keep` steps; returns what was deleted, oldest first."""
+    def set_aside(self, after_step: int) -> list[Path]:
+        """Move this run's models of later steps to `earlier/`, so that none looks newer than it is.
+
+        For a run that begins again before them. At step 0 the finished model is such a leftover too.
+        Returns the new places; nothing there is overwritten. Raises RunError if a file cannot be moved.
+        """
+        folder = self.path / "earlier"
+        leftovers = [path for step, path in self.step_files() if step > after_step]
+        if after_step == 0:
+            finished = (self.path / self.final_name(extension) for extension in (".safetensors", ""))
+            leftovers += [path for path in finished if path.exists() and path != folder]
+        moved = []
+        for path in leftovers:
+            with atomic.reporting(folder):
+                folder.mkdir(exist_ok=True)
+                target = _free_place(folder / path.name)
+                atomic.replace(path, target)
+            moved.append(target)
+        return moved
+
+    def prune_step_files(self, keep: int, current: int | None = None) -> list[Path]:
+        """Delete all but the models of the last `keep` steps; returns what was deleted, oldest first.
+
+        current: the step just saved; models of later steps are another attempt's and neither count nor go.
+        """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
-        files = self.step_files()
+        files = [(step, path) for step, path in self.step_files() if current is None or step <= current]
         kept = set(sorted({step for step, _ in files})[-keep:])
         doomed = [path for step, path in files if step not in kept]
         for path in doomed:
@@ -177,6 +200,17 @@ def parse_sample(path: Path) -> Sample | None:
     """What the name of a preview says, or None if it is not one."""
     match = _SAMPLE.fullmatch(path.name)
     return Sample(int(match[2]), int(match[3]), int(match[1]), path) if match else None
+
+
+def _free_place(path: Path) -> Path:
+    """`path`, or the first of foo.2.safetensors, foo.3.safetensors … that is not taken."""
+    kind = re.search(r"(\.safetensors|\.pt)?$", path.name)
+    extension = (kind[1] or "") if kind else ""
+    number, place = 1, path
+    while place.exists() or place.is_symlink():
+        number += 1
+        place = path.with_name(f"{path.name.removesuffix(extension)}.{number}{extension}")
+    return place
 
 
 def bad_name(name: str) -> str | None:

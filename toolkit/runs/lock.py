@@ -57,7 +57,8 @@ class RunLock:
     def acquire(self) -> None:
         """Create the lock file, taking it over from a process that is dead. Raises RunError."""
         while not self._create():
-            holder = self._read()
+            with atomic.reporting(self.path):
+                holder = self._read()
             if holder is None:
                 continue  # released a moment ago
             self._refuse_unless_dead(holder)
@@ -76,7 +77,7 @@ class RunLock:
         handle, self._handle = self._handle, None
         if os.name == "nt":  # an open file cannot be removed there
             os.close(handle)
-        with suppress(FileNotFoundError, RunError):
+        with suppress(OSError, RunError):
             holder = self._read()
             if holder is not None and holder.token == self._token:
                 self.path.unlink()
@@ -84,18 +85,20 @@ class RunLock:
             os.close(handle)
 
     def _create(self) -> bool:
-        try:
-            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
+        with atomic.reporting(self.path):
+            try:
+                handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            except FileExistsError:
+                return False
         self._token, self._pid = secrets.token_hex(8), os.getpid()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         content = {"schema_version": SCHEMA_VERSION, **asdict(this_process())}
         content |= {"token": self._token, "since": since}
         try:
-            _flock(handle)
-            os.write(handle, json.dumps(content).encode())
-            os.fsync(handle)
+            with atomic.reporting(self.path):
+                _flock(handle)
+                os.write(handle, json.dumps(content).encode())
+                os.fsync(handle)
         except BaseException:
             os.close(handle)
             self.path.unlink(missing_ok=True)

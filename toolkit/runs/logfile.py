@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from toolkit.errors import JobStopped, UserError
+from toolkit.runs.atomic import reporting
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PIECES = re.compile(r"[^\r\n]+|\r|\n")
@@ -22,6 +23,7 @@ class LogFile:
     """Context manager: what is written to stdout and stderr also goes to `path`, as UTF-8 lines, appended.
 
     An exception that leaves the block is recorded with its traceback (a mistake of the user: with its lines).
+    Raises RunError if the file cannot be opened; a disk that fills up later stops only the log.
     """
 
     def __init__(self, path: Path, *, progress_every: float = 10.0) -> None:
@@ -32,8 +34,9 @@ class LogFile:
         self._saved: tuple[TextIO, TextIO] | None = None
 
     def __enter__(self) -> LogFile:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf-8", errors="replace", newline="\n", buffering=1)
+        with reporting(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8", errors="replace", newline="\n", buffering=1)
         self._saved = (sys.stdout, sys.stderr)
         sys.stdout = Tee(sys.stdout, self, self._every)
         sys.stderr = Tee(sys.stderr, self, self._every)

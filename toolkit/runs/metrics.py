@@ -22,20 +22,23 @@ _FLUSH_ROWS = 64
 class MetricsWriter:
     """Appends rows to `path`; a line torn by a crash is repaired first. Context manager.
 
+    Raises RunError where the file cannot be written.
+
     Rows reach the file together, at the latest with the first row after a second; `flush` before a checkpoint
     or a long pause.
     """
 
     def __init__(self, path: Path, attempt: int | None = None) -> None:
         self.path = Path(path)
-        self.attempt = next_attempt(self.path) if attempt is None else attempt
         self._lines: list[str] = []
-        _repair(self.path)
-        binary = getattr(os, "O_BINARY", 0)  # Windows would write \r\n
-        self._file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | binary, 0o644)
         self._flushed = time.monotonic()
-        if self.path.stat().st_size == 0:
-            self._lines.append(atomic.to_json({"schema_version": SCHEMA_VERSION}))
+        binary = getattr(os, "O_BINARY", 0)  # Windows would write \r\n
+        with atomic.reporting(self.path):
+            self.attempt = next_attempt(self.path) if attempt is None else attempt
+            _repair(self.path)
+            self._file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | binary, 0o644)
+            if self.path.stat().st_size == 0:
+                self._lines.append(atomic.to_json({"schema_version": SCHEMA_VERSION}))
         self._lines.append(atomic.to_json({"attempt": self.attempt, "event": "start", "time": time.time()}))
         self.flush()
 
@@ -64,21 +67,27 @@ class MetricsWriter:
         if self._lines:
             data = memoryview(("\n".join(self._lines) + "\n").encode("utf-8"))
             self._lines.clear()
-            while data:
-                data = data[os.write(self._file, data) :]
+            with atomic.reporting(self.path, size=len(data)):
+                while data:
+                    data = data[os.write(self._file, data) :]
 
     def close(self) -> None:
         """Flush to the disk and close; a second call does nothing."""
-        if self._file >= 0:
+        if self._file < 0:
+            return
+        try:
             self.flush()
-            os.fsync(self._file)
+            with atomic.reporting(self.path):
+                os.fsync(self._file)
+        finally:
             os.close(self._file)
             self._file = -1
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Rows in order of steps; for a step seen twice the last attempt counts; torn lines are left out.
+    """Rows in order of steps, of every step the attempt that counts; torn lines are left out.
 
+    An attempt that resumed at an earlier step takes the place of all that older ones wrote from there on.
     Raises RunError if a newer program wrote the file.
     """
     by_step: dict[int, Row] = {}
@@ -91,11 +100,11 @@ def read_metrics(path: Path) -> list[Row]:
             by_step[step] = row
         elif _attempt(old) == _attempt(row):
             by_step[step] = {**old, **row}  # a step's validation may follow in a row of its own
-    return [by_step[step] for step in sorted(by_step)]
+    return live_rows(by_step.values())
 
 
 def live_rows(rows: Iterable[Row]) -> list[Row]:
-    """Rows without those that a later attempt left behind by resuming before them."""
+    """Rows in order of steps, without those that a later attempt left behind by resuming before them."""
     kept: list[Row] = []
     first_later: dict[int, int] = {}
     ordered = sorted(rows, key=lambda row: row["step"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from toolkit.errors import EXIT_FAILURE, EXIT_STOPPED, JobStopped, UserError
+from toolkit.errors import EXIT_FAILURE, EXIT_STOPPED, JobStopped, RunError, UserError
 from toolkit.runs import atomic
 from toolkit.runs.layout import SCHEMA_VERSION, check_schema
 from toolkit.runs.process import ProcessIdentity, this_process
@@ -193,10 +193,10 @@ class StatusWriter:
             try:
                 atomic.write_json(self.path, asdict(status), durable=durable)
                 self._complained = False
-            except OSError as error:
+            except RunError as error:
                 # A full disk must not end a run that may still be able to go on; the next beat tries again.
                 if not self._complained:
-                    logger.warning("%s: cannot write the status: %s", self.path, error.strerror or error)
+                    logger.warning("%s", error)
                 self._complained = True
 
 

@@ -142,6 +142,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(step=values["step"], tensors=tensors, values=values)
 
 
+def set_aside(folder: Path) -> Path:
+    """Rename a checkpoint so that it is neither resumed from nor counted; returns its new place."""
+    target = folder.with_name(f"damaged_{folder.name}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"damaged_{folder.name}_{number}")
+    atomic.replace(folder, target)
+    return target
+
+
 def prune_checkpoints(root: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and what interrupted writes left behind."""
     for _, folder in list_checkpoints(root)[: -keep or None]:

@@ -31,11 +31,19 @@ class ExponentialMovingAverage:
         return min(self.decay, (1 + num_updates) / (10 + num_updates))
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the shadow towards the weights; nothing is read back from the device."""
+    def update(self, finite: Tensor | None = None) -> None:
+        """Move the shadow towards the weights; nothing is read back from the device.
+
+        finite: a bool tensor (); where it is false (the update was refused) the shadow stays as it is.
+        """
         self.num_updates += 1
+        share = 1.0 - self.decay_at(self.num_updates)
+        shadow = list(self.shadow.values())
         weights = [parameter.detach().float() for parameter in self._parameters.values()]
-        torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - self.decay_at(self.num_updates))
+        if finite is None:
+            torch._foreach_lerp_(shadow, weights, share)
+        else:
+            torch._foreach_lerp_(shadow, weights, [finite.float() * share] * len(shadow))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

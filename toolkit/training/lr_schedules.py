@@ -63,11 +63,25 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 _IMPLIED = {"total_iters", "T_max", "T_0"}
 
 
-def make_schedule(name: str, params: Mapping[str, Any] | None = None) -> Schedule:
+# Parameter -> its kind and the least it can be.
+_VALUES: dict[str, tuple[type[int] | type[float], float]] = {
+    "num_warmup_steps": (int, 0),
+    "num_cycles": (int, 1),
+    "step_size": (int, 1),
+    "gamma": (float, 0),
+    "power": (float, 0),
+    "end_factor": (float, 0),
+}
+
+
+def make_schedule(
+    name: str, params: Mapping[str, Any] | None = None, *, total: int | None = None
+) -> Schedule:
     """The schedule `name`, with a linear warm-up of params["num_warmup_steps"] updates before it.
 
     The schedule itself spans the updates after the warm-up. `constant_with_warmup` warms up over 1000
-    updates unless told otherwise. Raises ConfigError for an unknown name or parameter.
+    updates unless told otherwise. With `total` its values are tried at the start and the end of so many
+    updates. Raises ConfigError for an unknown name, an unknown parameter or a value that cannot be.
     """
     if name not in SCHEDULES:
         guess = did_you_mean(name, SCHEDULES)
@@ -77,7 +91,6 @@ def make_schedule(name: str, params: Mapping[str, Any] | None = None) -> Schedul
         )
         raise ConfigError(problem)
     params = {key: value for key, value in (params or {}).items() if key not in _IMPLIED}
-    warmup = int(params.pop("num_warmup_steps", 1000 if name == "constant_with_warmup" else 0))
     function = SCHEDULES[name]
     keywords = {
         p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
@@ -89,7 +102,7 @@ def make_schedule(name: str, params: Mapping[str, Any] | None = None) -> Schedul
             key=f"train.lr_scheduler_params.{key}",
         )
         for key in params
-        if key not in keywords
+        if key not in keywords and key != "num_warmup_steps"
     ] + [
         Problem(
             "config.missing_key", f"the {name} schedule needs '{key}'", key=f"train.lr_scheduler_params.{key}"
@@ -97,15 +110,50 @@ def make_schedule(name: str, params: Mapping[str, Any] | None = None) -> Schedul
         for key, parameter in keywords.items()
         if parameter.default is parameter.empty and key not in params
     ]
+    values: dict[str, float] = {}
+    for key in params.keys() & {"num_warmup_steps", *keywords}:
+        try:
+            values[key] = _value(key, params[key])
+        except ValueError as error:
+            location = f"train.lr_scheduler_params.{key}"
+            problems.append(Problem("config.bad_value", str(error), key=location))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(sorted(problems, key=lambda problem: problem.key or ""))
+    warmup = values.pop("num_warmup_steps", 1000 if name == "constant_with_warmup" else 0)
 
     def schedule(done: int, total: int) -> float:
         if done < warmup:
             return (done + 1) / (warmup + 1)
-        return function(done - warmup, max(total - warmup, 1), **params)
+        return function(done - warmup, max(total - warmup, 1), **values)
 
+    for done in (0, 1, total) if total is not None else ():
+        _try(schedule, done, total or 0)
     return schedule
+
+
+def _value(key: str, value: Any) -> float:
+    """A parameter's value as a number of its kind; text may stand for one. Raises ValueError."""
+    kind, least = _VALUES[key]
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        raise ValueError(f"must be a {'whole ' if kind is int else ''}number, not {value!r}")
+    if number < least:
+        raise ValueError(f"must be at least {least}, not {value!r}")
+    return kind(number)
+
+
+def _try(schedule: Schedule, done: int, total: int) -> None:
+    """Ask for a factor. Raises ConfigError if there is none."""
+    try:
+        factor = schedule(done, total)
+    except OverflowError:
+        factor = math.inf
+    if not math.isfinite(factor):
+        message = f"the schedule has no finite rate at step {done}"
+        raise ConfigError(Problem("config.bad_value", message, key="train.lr_scheduler_params"))
 
 
 def known_keys(keywords: Mapping[str, Any]) -> str:

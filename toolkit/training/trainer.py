@@ -24,13 +24,16 @@ from toolkit.training.updates import GuardedOptimizer, Verdict, non_finite_error
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+MAX_REFUSED_IN_A_ROW = 20  # where steps are skipped: after these nothing is learned any more
+
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where a run is: optimizer steps done, micro-batches consumed, updates refused."""
+    """Where a run is: optimizer steps done, micro-batches and items consumed, updates refused."""
 
     step: int = 0
     position: int = 0
+    items: int = 0
     skipped: int = 0
 
 
@@ -39,6 +42,7 @@ class StepReport:
     """One step, its numbers still on the device. per_item (N,): unweighted losses in the order of files."""
 
     step: int
+    position: int
     loss: Tensor
     per_item: Tensor
     t: Tensor | None
@@ -96,19 +100,22 @@ class Trainer:
         self.accelerator = accelerator
         self.ema = ema
         self.state = state or TrainingState()
+        self._judged = self.state.step
+        self._refused_in_a_row = 0
 
     def run(self, watcher: Watcher) -> bool:
         """Train to the end; False if the watcher ended it before. Raises RunError on a non-finite loss."""
+        self._judged = self.state.step
         previous: StepReport | None = None
         while self.state.step < self.settings.steps:
             report = self.train_step()
             # The verdict of the step before has arrived while this one was queued.
-            self._judge(previous)
+            self.judge(previous)
             previous = report
             if watcher.after_step(report):
-                self._judge(report)
+                self.judge(report)
                 return False
-        self._judge(previous)
+        self.judge(previous)
         return True
 
     def train_step(self) -> StepReport:
@@ -133,12 +140,14 @@ class Trainer:
         finite = torch.isfinite(loss) & (torch.isfinite(grad_norm) | (self.updates.scaler is not None))
         self.updates.step(finite)
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(finite if self.settings.skip_non_finite else None)
         self.state.step += 1
         self.state.position += len(micro_batches)
+        self.state.items += num_items
         times = [batch.t for batch in micro_batches if batch.t is not None]
         return StepReport(
             step=self.state.step,
+            position=self.state.position,
             loss=loss,
             per_item=torch.cat(per_item),
             t=torch.cat(times) if times else None,
@@ -157,12 +166,21 @@ class Trainer:
         limit = self.settings.max_grad_norm or float("inf")
         return nn.utils.clip_grad_norm_(list(self.parameters.values()), limit).detach()
 
-    def _judge(self, report: StepReport | None) -> None:
-        """Refuse to go on after a non-finite step, or count it where the settings say skip."""
-        if report is None or report.finite.read():
+    def judge(self, report: StepReport | None) -> None:
+        """Read a step's verdict: raise NonFiniteError, or count the step if the settings say skip.
+
+        Waits for the device if the step is still running; a second call for the same step does nothing.
+        Called before anything is saved, so that a refused step is never behind a checkpoint unnoticed.
+        """
+        if report is None or report.step <= self._judged:
             return
-        if not self.settings.skip_non_finite:
+        self._judged = report.step
+        if report.finite.read():
+            self._refused_in_a_row = 0
+            return
+        self.state.skipped += 1
+        self._refused_in_a_row += 1
+        if not self.settings.skip_non_finite or self._refused_in_a_row >= MAX_REFUSED_IN_A_ROW:
             raise non_finite_error(
                 report.step, float(report.loss), float(report.grad_norm), list(report.files)
             )
-        self.state.skipped += 1

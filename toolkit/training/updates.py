@@ -82,11 +82,15 @@ class Verdict:
         return bool(self._value.numpy())
 
 
-def non_finite_error(step: int, loss: float, grad_norm: float, files: list[str]) -> RunError:
+class NonFiniteError(RunError):
+    """An update was refused because the loss or the gradient was not finite; the weights are untouched."""
+
+
+def non_finite_error(step: int, loss: float, grad_norm: float, files: list[str]) -> NonFiniteError:
     """The error for a refused update: what was not finite, and the pictures it came from."""
     what = "loss" if loss != loss or loss in (float("inf"), float("-inf")) else "gradient"
     shown = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
-    return RunError(
+    return NonFiniteError(
         Problem(
             "run.non_finite",
             f"step {step}: the {what} is not finite (loss {loss:.4g}, gradient norm {grad_norm:.4g}); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import islice
@@ -228,6 +229,23 @@ def test_conditioning_is_that_of_the_final_captions(items: list[MediaItem], make
         assert batch.conditioning is not None
         assert batch.conditioning.embeds.shape == (4, 5, 3)
         assert batch.conditioning.embeds[:, 0, 0].tolist() == [len(text) for text in batch.captions]
+
+
+def test_batches_come_without_the_folders_of_the_caches(
+    items: list[MediaItem], make: Make, tmp_path: Path
+) -> None:
+    """Cleared by another program amid a run: conditioning from memory, pixels instead of latents."""
+    prompts, latents = PromptCache(tmp_path / "prompts", "encoder"), LatentCache(tmp_path / "latents", "vae")
+    prompts.fill(possible_captions(items), encode_prompts)
+    latents.fill(items, encode)
+    maker = make(prompt_cache=prompts, latent_cache=latents)
+    before = maker.make(first_batch(items), 0)
+    for folder in ("prompts", "latents"):
+        shutil.rmtree(tmp_path / folder)
+    after = maker.make(first_batch(items), 0)
+    assert before.conditioning is not None and after.conditioning is not None
+    assert torch.equal(after.conditioning.embeds, before.conditioning.embeds)
+    assert before.latents is not None and after.latents is None and after.pixels is not None
 
 
 def test_a_prompt_cache_without_the_caption_is_a_bug(items: list[MediaItem], make: Make) -> None:

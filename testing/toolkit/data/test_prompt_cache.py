@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,25 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     cache.fill(["a"], Encoder())
     [path] = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-3])
+    cache = PromptCache(tmp_path, "encoder")
     assert cache.get("a") is None
     assert len(cache.notes) == 1
     assert cache.fill(["a"], Encoder()) == 1
     assert cache.get("a") is not None
+
+
+@pytest.mark.parametrize("filled_by", ["this run", "an earlier run"])
+def test_a_folder_that_vanishes_amid_a_run_takes_nothing_along(tmp_path: Path, filled_by: str) -> None:
+    folder = tmp_path / "cache"
+    cache = PromptCache(folder, "encoder")
+    if filled_by == "an earlier run":
+        PromptCache(folder, "encoder").fill(["a", "b"], Encoder())
+    assert cache.fill(["a", "b"], Encoder()) == (2 if filled_by == "this run" else 0)
+    shutil.rmtree(folder)
+    for text in "ab":
+        found = cache.get(text)
+        assert found is not None
+        assert torch.equal(found.embeds, Encoder()([text]).embeds)
 
 
 def test_stopping_keeps_what_is_done(folder: Path | None) -> None:

@@ -158,6 +158,16 @@ def test_autocast_touches_only_the_network(model, batch):
     assert not torch.equal(rounded.per_item, exact)
 
 
+def test_pixels_are_encoded_outside_of_autocast_as_for_a_cache(model, batch):
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    cached = replace(batch, latents=model.encode_images(pixels).detach())
+    uncached = replace(batch, latents=None, pixels=pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(model.encode_images(pixels), cached.latents)  # or this test shows nothing
+        losses = [diffusion_loss(model, each, criterion=MSE).per_item for each in (cached, uncached)]
+    assert torch.equal(*losses)
+
+
 def test_sums_add_up_over_micro_batches(model, batch):
     """The element reduction over two batches equals that over both at once."""
     losses = diffusion_loss(model, batch, criterion=MSE)

@@ -10,9 +10,11 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from testing.tiny_models import MAX_LENGTH, build_tiny_sd15
 from testing.toolkit.models.conftest import draw_with
+from toolkit.errors import RunError
 from toolkit.models.base import Architecture
 from toolkit.models.sd15.loading import load
 from toolkit.models.sd15.model import SD15
+from toolkit.models.shared.autoencoders import save_autoencoder
 from toolkit.models.shared.components import component_hash
 from toolkit.models.shared.samplers import make_scheduler
 
@@ -289,3 +291,17 @@ def test_a_saved_file_equals_the_model(tiny_folder, tmp_path, draw):
     assert torch.equal(draw(load(path, config_dir=tiny_folder)), draw(model))
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["note"] == "kept"
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "autoencoder"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_place_that_cannot_be_written_is_told(model, tmp_path, kind, deep):
+    (tmp_path / "in_the_way").touch()
+    path = tmp_path / "in_the_way" / ("deep/saved" if deep else "saved")
+    saves = {
+        "folder": lambda: model.save_pretrained(path, dtype=torch.float32),
+        "file": lambda: model.save_single_file(path, dtype=torch.float32),
+        "autoencoder": lambda: save_autoencoder(model.vae, path, dtype=torch.float32),
+    }
+    with pytest.raises(RunError, match="saved: cannot be written: (Not a directory|File exists)"):
+        saves[kind]()

@@ -315,3 +315,12 @@ def test_mode_and_metadata(new_pipeline: NewPipeline, attach: Attach, tmp_path: 
     metadata = read_metadata(tmp_path / "a.safetensors")
     assert metadata["training_info"] == info
     assert len(metadata["sshs_model_hash"]) == 64
+
+
+def test_a_file_that_cannot_be_written_is_told(
+    new_pipeline: NewPipeline, attach: Attach, tmp_path: Path
+) -> None:
+    (tmp_path / "a.safetensors").mkdir()
+    with pytest.raises(RunError, match=r"a\.safetensors: cannot be written: Is a directory"):
+        save_lora(attach(new_pipeline()), tmp_path / "a.safetensors", metadata={})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from toolkit.errors import RunError
 from toolkit.runs import atomic
 
 
@@ -80,7 +84,7 @@ def test_a_reader_that_holds_the_file_open_is_waited_for(
     monkeypatch.setattr(os, "replace", replace)
     monkeypatch.setattr(atomic, "RETRY_SECONDS", 0.3)
     if failures is None:
-        with pytest.raises(PermissionError):
+        with pytest.raises(RunError, match="used by another process"):
             atomic.write_bytes(path, b"new")
     else:
         atomic.write_bytes(path, b"new")
@@ -119,3 +123,99 @@ def test_json_is_strict_and_takes_numbers_of_numpy() -> None:
     }
     with pytest.raises(TypeError):
         atomic.to_json(object())
+
+
+WRITES: dict[str, Callable[[Path], None]] = {
+    "file": lambda path: atomic.write_bytes(path / "a.bin", b"x"),
+    "json": lambda path: atomic.write_json(path / "a.json", {}),
+    "folder": lambda path: atomic.writing_folder(path / "a").__enter__(),
+    "removal": lambda path: atomic.remove(path / "a.bin"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_what_cannot_be_written_is_said_in_one_line(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be (written|removed): Not a directory") as caught:
+        WRITES[kind](tmp_path / "file")
+    (problem,) = caught.value.problems
+    assert (problem.code, Path(str(problem.file)).parent) == ("run.cannot_write", tmp_path / "file")
+    assert problem.remedy and "training_folder" in problem.remedy
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_an_error_that_is_not_the_disks_passes_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic.writing(tmp_path / "a"):
+        raise ZeroDivisionError
+    with pytest.raises(RunError, match="Not a directory: /dev/null/x"), atomic.writing(tmp_path / "a"):
+        Path("/dev/null/x").read_bytes()  # another file than the one written is named
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy, safetensors.numpy
+from PIL import Image
+from toolkit.errors import RunError
+from toolkit.runs import atomic, images, metrics
+from toolkit.runs.layout import RunFolder
+
+run = RunFolder(Path(sys.argv[1]), "foo")
+run.create()
+writer = metrics.MetricsWriter(run.metrics_path)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+weights = {"w": numpy.zeros(100_000, numpy.uint8)}
+
+def save_file():
+    with atomic.writing(run.path / "a.safetensors", size=100_000) as part:
+        safetensors.numpy.save_file(weights, part)
+
+def save_folder():
+    with atomic.writing_folder(run.path / "b") as part:
+        (part / "unet").mkdir()
+        safetensors.numpy.save_file(weights, part / "unet" / "w.safetensors")
+
+def log_much():
+    for step in range(1000):
+        writer.write(step, text="x" * 100)
+
+noise = Image.fromarray(numpy.random.default_rng(0).integers(0, 255, (128, 128, 3), numpy.uint8))
+attempts = {
+    "a.safetensors": save_file,
+    "b": save_folder,
+    "c.png": lambda: images.save_image(noise, run.path / "c.png"),
+    "config.yaml": lambda: run.write_config({"text": "x" * 50_000}),
+    "metrics.jsonl": log_much,
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+    except RunError as error:
+        print(error)
+    else:
+        sys.exit(f"{name} was written")
+try:
+    writer.close()
+except RunError:
+    pass
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of file sizes are POSIX")
+def test_a_full_disk_is_told_with_path_reason_and_space(tmp_path: Path) -> None:
+    """A real limit: the system answers EFBIG, through safetensors' own error too."""
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    names = ["a.safetensors", "b", "c.png", "config.yaml", "metrics.jsonl"]
+    assert len(lines) == len(names), done.stdout
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith(f"{tmp_path / 'foo' / name}: cannot be written: File too large; "), line
+        assert "MB free on its disk" in line
+        assert line.endswith("(free some space, or set training_folder to another disk)")
+    assert "0.1 MB needed" in lines[0]
+    left = {path.name for path in (tmp_path / "foo").iterdir()}
+    assert left == {"metrics.jsonl", "samples", "checkpoints", "commands"}

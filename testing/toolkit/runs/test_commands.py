@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import JobStopped
+from toolkit.errors import JobStopped, RunError
 from toolkit.runs.commands import CommandBox, StopRequest
 
 
@@ -134,3 +134,9 @@ print("saved", stop.reason, flush=True)
     assert out == "saved SIGINT\n"
     assert "press Ctrl-C again" in err
     assert process.returncode == 0
+
+
+def test_a_command_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "stop").mkdir()
+    with pytest.raises(RunError, match="stop: cannot be removed"):
+        CommandBox(tmp_path).clear()

@@ -119,3 +119,50 @@ def test_config_keeps_variables_and_order(tmp_path: Path) -> None:
     assert text.startswith("# schema_version: 1\njob: train\n")
     loaded = yaml.safe_load(text)
     assert loaded["config"] == {"name": "foo", "token": "${HF_TOKEN}", "path": "a/b", "size": [1, 2]}
+
+
+def test_models_of_a_run_that_began_again_are_set_aside_and_never_crowd_out_new_ones(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    for step in (1, 2, 4, 5):
+        (run.path / run.step_name(step)).write_text(f"old {step}")
+    (run.path / run.final_name()).write_text("old final")
+    assert run.prune_step_files(1, current=2) == [run.path / run.step_name(1)]
+    assert run.set_aside(after_step=4) == [run.path / "earlier" / run.step_name(5)]
+    moved = run.set_aside(after_step=0)
+    assert sorted(path.name for path in moved) == ["foo.safetensors", run.step_name(2), run.step_name(4)]
+    (run.path / run.final_name()).write_text("newer")
+    assert [path.name for path in run.set_aside(after_step=0)] == ["foo.2.safetensors"]
+    assert (run.path / "earlier" / "foo.safetensors").read_text() == "old final"
+    assert run.set_aside(after_step=0) == []
+
+
+@pytest.mark.parametrize("name", ["v1.5", "earlier"])
+def test_whole_folders_are_set_aside_under_their_name(tmp_path: Path, name: str) -> None:
+    """Full models are folders; the dot of a name is no extension, and `earlier` never holds itself."""
+    run = RunFolder(tmp_path, name)
+    run.create()
+    for expected in (f"{name}_000000003", f"{name}_000000003.2"):
+        (run.path / run.step_name(3, "")).mkdir()
+        assert run.set_aside(after_step=0) == [run.path / "earlier" / expected]
+    (run.path / run.final_name("")).mkdir(exist_ok=True)
+    moved = run.set_aside(after_step=0)
+    assert moved == ([] if name == "earlier" else [run.path / "earlier" / name])
+    (run.path / run.final_name("")).mkdir(exist_ok=True)
+    moved = run.set_aside(after_step=0)
+    assert moved == ([] if name == "earlier" else [run.path / "earlier" / f"{name}.2"])
+
+
+def test_what_cannot_be_moved_or_written_is_told(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    (run.path / "earlier").touch()
+    (run.path / run.step_name(3)).touch()
+    with pytest.raises(RunError, match="earlier: cannot be written"):
+        run.set_aside(after_step=0)
+    assert (run.path / run.step_name(3)).exists()
+    run.config_path.mkdir()
+    with pytest.raises(RunError, match=r"config\.yaml: cannot be written: Is a directory"):
+        run.write_config({})

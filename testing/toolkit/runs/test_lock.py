@@ -250,3 +250,14 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
     assert me.pid == os.getpid()
     assert type(me)(me.host, me.boot_id, me.namespace, me.pid, "0").is_running() is False
     assert type(me)("elsewhere", me.boot_id, me.namespace, me.pid, me.started).is_running() is None
+
+
+@pytest.mark.parametrize("in_the_way", ["parent is a file", "lock is a folder"])
+def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path, in_the_way: str) -> None:
+    path = tmp_path / "run" / "run.lock"
+    if in_the_way == "parent is a file":
+        path.parent.touch()
+    else:
+        path.mkdir(parents=True)
+    with pytest.raises(RunError, match=r"run\.lock: cannot be written: (Not|Is) a directory"):
+        RunLock(path).acquire()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, RunError
 from toolkit.runs.logfile import LogFile
 
 
@@ -138,3 +138,12 @@ with LogFile(Path({str(path)!r})):
 """
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[3], check=False)
     assert path.read_text() == "last words\n"
+
+
+def test_a_log_that_cannot_be_opened_is_told_and_leaves_the_streams_alone(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").mkdir()
+    before = (sys.stdout, sys.stderr)
+    with pytest.raises(RunError, match=r"log\.txt: cannot be written: Is a directory") as caught:
+        LogFile(tmp_path / "log.txt").__enter__()
+    assert caught.value.problems[0].remedy
+    assert (sys.stdout, sys.stderr) == before

@@ -34,7 +34,7 @@ def test_rows_come_back_as_written(tmp_path: Path) -> None:
     assert (second["loss"], second["validation_loss"]) == (0.25, 0.75)
 
 
-def test_the_last_attempt_counts_and_what_it_left_behind_can_be_hidden(tmp_path: Path) -> None:
+def test_the_last_attempt_counts_and_what_it_left_behind_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for attempt, steps in ((1, (1, 2, 3, 4, 5)), (2, (3, 4)), (3, (4,))):
         assert next_attempt(path) == attempt
@@ -42,8 +42,8 @@ def test_the_last_attempt_counts_and_what_it_left_behind_can_be_hidden(tmp_path:
             assert metrics.attempt == attempt
             for step in steps:
                 metrics.write(step, loss=attempt + step / 10)
-    assert losses(path) == {1: 1.1, 2: 1.2, 3: 2.3, 4: 3.4, 5: 1.5}
-    assert [row["step"] for row in live_rows(read_metrics(path))] == [1, 2, 3, 4]
+    assert losses(path) == {1: 1.1, 2: 1.2, 3: 2.3, 4: 3.4}  # the first attempt's 5 is of no run any more
+    assert live_rows(read_metrics(path)) == read_metrics(path)
     assert path.read_text().count("schema_version") == 1
 
 
@@ -143,3 +143,11 @@ def test_metrics_of_version_1_are_read_and_of_tomorrow_refused(tmp_path: Path) -
     path.write_text('{"schema_version": 99}\n')
     with pytest.raises(RunError, match="newer"):
         read_metrics(path)
+
+
+def test_metrics_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.mkdir()
+    for attempt in (None, 2):
+        with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be written: Is a directory"):
+            MetricsWriter(path, attempt)

@@ -67,3 +67,14 @@ def test_low_precision_weights_are_averaged_in_float32():
 def test_a_decay_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"1.5 must be in \[0, 1\)"):
         ExponentialMovingAverage({}, 1.5)
+
+
+def test_a_refused_update_leaves_the_average_as_it_is():
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    ema = ExponentialMovingAverage({"w": parameter}, 0.9)
+    twin = ExponentialMovingAverage({"w": parameter}, 0.9)
+    walk([parameter], 3, lambda: (ema.update(torch.tensor(True)), twin.update()))
+    assert torch.equal(ema.shadow["w"], twin.shadow["w"])
+    before = ema.shadow["w"].clone()
+    walk([parameter], 1, lambda: ema.update(torch.tensor(False)))
+    assert torch.equal(ema.shadow["w"], before)

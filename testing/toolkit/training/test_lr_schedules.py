@@ -68,3 +68,47 @@ def test_mistakes_are_named():
 
 def test_keys_that_ai_toolkit_derives_are_accepted():
     assert make_schedule("linear", {"total_iters": 10})(5, 10) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "key", "said"),
+    [
+        ("constant", {"num_warmup_steps": "x"}, "num_warmup_steps", "must be a whole number, not 'x'"),
+        ("cosine", {"num_warmup_steps": -1}, "num_warmup_steps", "must be at least 0, not -1"),
+        ("cosine", {"num_warmup_steps": None}, "num_warmup_steps", "must be a whole number, not None"),
+        ("step", {"step_size": 0}, "step_size", "must be at least 1, not 0"),
+        ("step", {"step_size": 2.5}, "step_size", "must be a whole number, not 2.5"),
+        ("step", {"step_size": True}, "step_size", "must be a whole number, not True"),
+        ("step", {"step_size": 5, "gamma": [0.1]}, "gamma", "must be a number"),
+        ("cosine_with_restarts", {"num_cycles": "x"}, "num_cycles", "must be a whole number, not 'x'"),
+        ("cosine_with_restarts", {"num_cycles": 0}, "num_cycles", "must be at least 1, not 0"),
+        ("polynomial", {"power": -1}, "power", "must be at least 0, not -1"),
+        ("linear", {"end_factor": -0.5}, "end_factor", "must be at least 0, not -0.5"),
+        ("linear", {"end_factor": float("inf")}, "end_factor", "must be a number, not inf"),
+    ],
+)
+def test_wrong_values_are_named(name, params, key, said):
+    with pytest.raises(ConfigError) as caught:
+        make_schedule(name, params)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.key) == ("config.bad_value", f"train.lr_scheduler_params.{key}")
+    assert said in problem.message
+
+
+def test_all_wrong_values_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        make_schedule("step", {"step_size": 0, "gamma": "x", "num_warmup_steps": "y"})
+    assert len(caught.value.problems) == 3
+
+
+def test_numbers_may_be_text():
+    schedule = make_schedule("step", {"step_size": "10", "gamma": "5e-1", "num_warmup_steps": 2.0})
+    assert schedule(0, 42) == pytest.approx(1 / 3)
+    assert [schedule(done, 42) for done in (2, 12, 22)] == [1.0, 0.5, 0.25]
+
+
+def test_a_schedule_that_leaves_the_numbers_is_refused_for_its_run():
+    make_schedule("step", {"step_size": 1, "gamma": 10.0})
+    with pytest.raises(ConfigError, match="no finite rate at step 1000") as caught:
+        make_schedule("step", {"step_size": 1, "gamma": 10.0}, total=1000)
+    assert caught.value.problems[0].key == "train.lr_scheduler_params"

@@ -105,6 +105,12 @@ def test_skipping_goes_on_as_if_the_step_had_not_been():
     assert struck.trainer.state.skipped == 1
 
 
+def test_skipping_ends_where_nothing_is_learned_any_more():
+    run = Run([batch([float("nan")]) for _ in range(40)], steps=40, optimizer="adamw", skip_non_finite=True)
+    with pytest.raises(RunError, match="step 20: the loss is not finite"):
+        run.run()
+
+
 class Waits(TorchDispatchMode):
     """Records every operation that makes the host wait for the device."""
 

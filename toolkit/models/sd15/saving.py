@@ -20,8 +20,12 @@ _READABLE = 0o644  # the libraries write weights for the owner's eyes only
 
 
 def save_folder(model: SD15, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write a diffusers folder with weights cast to dtype, in place of an old one. The model stays as is."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Write a diffusers folder with weights cast to dtype, in place of an old one; the model stays as is.
+
+    Raises RunError if the disk refuses.
+    """
+    with atomic.reporting(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     pipeline = model.pipeline()
     for name in ("unet", "vae", "text_encoder"):
         setattr(pipeline, name, cast_copy(getattr(model, name), dtype))
@@ -35,13 +39,18 @@ def save_folder(model: SD15, folder: Path, *, dtype: torch.dtype) -> None:
 def save_single_file(
     model: SD15, path: Path, *, dtype: torch.dtype, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write UNet, autoencoder and text encoder as one .safetensors file in the original key layout."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write UNet, autoencoder and text encoder as one .safetensors file in the original key layout.
+
+    Raises RunError if the disk refuses.
+    """
+    with atomic.reporting(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().to("cpu", dtype).contiguous()
         for name, value in ldm_state_dict(model.unet, model.vae, model.text_encoder).items()
     }
-    with atomic.writing(path) as part:
+    size = sum(value.nbytes for value in weights.values())
+    with atomic.writing(path, size=size) as part:
         save_file(weights, part, metadata={"format": "pt", **(metadata or {})})
 
 

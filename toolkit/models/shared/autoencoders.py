@@ -51,7 +51,10 @@ def latent_std(vae: AutoencoderKL, pixels: Tensor, batch_size: int = 16) -> floa
 
 
 def save_autoencoder(vae: AutoencoderKL, folder: Path, *, dtype: torch.dtype) -> Path:
-    """Write the autoencoder as a folder in diffusers' layout, cast to dtype; returns the folder."""
+    """Write the autoencoder as a folder in diffusers' layout, cast to dtype; returns the folder.
+
+    Raises RunError if the disk refuses.
+    """
     copied = cast_copy(vae, dtype)
     with atomic.writing_folder(folder) as beside:
         copied.save_pretrained(beside)  # type: ignore[operator]

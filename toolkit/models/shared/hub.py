@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,  # type: ignore[attr-defined]  # of whichever HTTP library the hub client uses
+    HTTPError,  # of whichever HTTP library the hub client uses
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
