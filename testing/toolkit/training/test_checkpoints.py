@@ -67,7 +67,7 @@ def test_an_interrupted_write_leaves_the_older_one(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "sha256_of", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunError, match="No space"):
         checkpoints.save_checkpoint(tmp_path, make(2))
     assert [step for step, _ in checkpoints.list_checkpoints(tmp_path)] == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["step_000000001"]
