@@ -131,6 +131,6 @@ class Session:
             raise JobStopped(self.stop.reason or "stopped")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every row so far, of all attempts."""
+        """The rows that lead to where the run is now."""
         self.metrics.flush()
         return read_metrics(self.folder.metrics_path)
