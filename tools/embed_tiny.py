@@ -88,11 +88,20 @@ def newest_model(run: RunFolder) -> Path:
     raise ModelError(Problem("model.not_found", "this run has saved no model yet", file=str(run.path)))
 
 
+def _load_as_float32(config: Path) -> None:
+    """Let transformers load half-precision weights in float32 by default, as diffusers does with its own."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    atomic.write_json(config, values | {"dtype": "float32"})
+
+
 def embed(base: RunFolder, vae: RunFolder, out: Path, data: list[Path], made_by: str) -> None:
     """Replace the embedded model by a run's. Raises ModelError if the run has saved no model."""
     model = newest_model(base)
     with atomic.writing_folder(out) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
+        # The autoencoder in full precision: with a rounded one the training could not be repeated.
+        shutil.copytree(vae.path / vae.final_name(""), folder / "vae", dirs_exist_ok=True)
+        _load_as_float32(folder / "text_encoder" / "config.json")
         training = folder / "training"
         training.mkdir()
         provenance = {
