@@ -70,7 +70,6 @@ def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str) -> tuple[l
     for dataset in process["datasets"]:
         name = Path(dataset["folder_path"]).name
         dataset["folder_path"] = str(tmp_path / name if name == "drawings" else DATASETS_ROOT / name)
-        dataset["cache_latents"] = False  # only the pictures of these steps need encoding
     path = tmp_path / f"{run}.yml"
     path.write_text(yaml.safe_dump(config))
 
