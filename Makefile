@@ -18,6 +18,9 @@ PIP := $(PY) -m pip install -qq --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# A process for each core, at most four: each holds its own torch and diffusers, over a gigabyte.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: help venv demo test test-slow test-gpu check format bench clean distclean
 
 help:  ## list the targets
@@ -44,11 +47,11 @@ demo: $(READY)  ## train a LoRA on the embedded model in minutes and show what i
 
 test: export HF_HUB_OFFLINE = 1
 test: $(READY)  ## the fast tests (under five minutes)
-	$(PY) -m pytest testing -q
+	$(PY) -m pytest testing -q $(PARALLEL)
 
 test-slow: export HF_HUB_OFFLINE = 1
 test-slow: $(READY)  ## the tests that take minutes each
-	$(PY) -m pytest testing -q -m "slow and not gpu"
+	$(PY) -m pytest testing -q -m "slow and not gpu" $(PARALLEL)
 
 test-gpu: $(READY)  ## the tests that need a GPU
 	$(PY) -m pytest testing -q -m gpu
