@@ -63,6 +63,9 @@ class TrainingRun:
         self.session.notes(notes)
         for path in folder.set_aside(after_step=self.trainer.state.step):
             self.session.say(f"note: left by an earlier run, moved to {path.relative_to(folder.path)}")
+        pictures = folder.set_aside_samples(after_step=self.trainer.state.step)
+        if pictures:
+            self.session.say(f"note: {pictures} previews of an earlier run moved to earlier/samples")
         if self.saved_step is not None:
             self.session.say(f"note: resuming from step {self.saved_step}")
 

@@ -167,6 +167,19 @@ class RunFolder:
             moved.append(target)
         return moved
 
+    def set_aside_samples(self, after_step: int) -> int:
+        """Move the previews of later steps (at 0: all) to `earlier/samples/`; returns how many.
+
+        They show what another attempt had learned, and its steps may never come again. Raises RunError.
+        """
+        folder = self.path / "earlier" / "samples"
+        leftovers = [each for each in self.list_samples() if each.step > after_step or after_step == 0]
+        for sample in leftovers:
+            with atomic.reporting(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                atomic.replace(sample.path, _free_place(folder / sample.path.name))
+        return len(leftovers)
+
     def prune_step_files(self, keep: int, current: int | None = None) -> list[Path]:
         """Delete all but the models of the last `keep` steps; returns what was deleted, oldest first.
 
@@ -204,7 +217,7 @@ def parse_sample(path: Path) -> Sample | None:
 
 def _free_place(path: Path) -> Path:
     """`path`, or the first of foo.2.safetensors, foo.3.safetensors … that is not taken."""
-    kind = re.search(r"(\.safetensors|\.pt)?$", path.name)
+    kind = re.search(r"(\.safetensors|\.pt|\.jpe?g|\.png|\.webp)?$", path.name)
     extension = (kind[1] or "") if kind else ""
     number, place = 1, path
     while place.exists() or place.is_symlink():

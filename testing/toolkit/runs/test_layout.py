@@ -139,6 +139,22 @@ def test_models_of_a_run_that_began_again_are_set_aside_and_never_crowd_out_new_
     assert run.set_aside(after_step=0) == []
 
 
+def test_previews_of_an_earlier_attempt_leave_the_contact_sheet(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    for step in (0, 10, 20):
+        (run.samples / run.sample_name(7, step, 0, "png")).write_text("old")
+    (run.samples / "notes.txt").write_text("not ours")
+    assert run.set_aside_samples(after_step=10) == 1
+    assert sorted(run.samples_by_step()) == [0, 10]
+    (run.samples / run.sample_name(7, 20, 0, "png")).write_text("newer")
+    assert run.set_aside_samples(after_step=0) == 3
+    assert run.list_samples() == [] and (run.samples / "notes.txt").exists()
+    kept = sorted(path.name for path in (run.path / "earlier" / "samples").iterdir())
+    names = [run.sample_name(7, step, 0, "png") for step in (0, 10, 20)]
+    assert kept == [names[0], names[1], names[2].replace(".png", ".2.png"), names[2]]
+
+
 @pytest.mark.parametrize("name", ["v1.5", "earlier"])
 def test_whole_folders_are_set_aside_under_their_name(tmp_path: Path, name: str) -> None:
     """Full models are folders; the dot of a name is no extension, and `earlier` never holds itself."""
