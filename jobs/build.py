@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.model import ModelConfig
-from toolkit.config_modules.process import TrainProcess, VaeProcess
+from toolkit.config_modules.process import DiffusionProcess, VaeProcess
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
 from toolkit.data.items import MediaItem
 from toolkit.data.order import EpochOrder
@@ -27,14 +26,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from toolkit.data.items import Batch
-    from toolkit.diffusion.diffusion_loss import ItemLosses
     from toolkit.stable_diffusion_model import StableDiffusion
     from toolkit.training.ema import ExponentialMovingAverage
     from toolkit.training.run_state import RunIdentity
-    from toolkit.training.trainer import Trainer, TrainerSettings
+    from toolkit.training.trainer import Losses, Trainer, TrainerSettings
 
-TrainingSection = TrainProcess | VaeProcess
+TrainingSection = DiffusionProcess | VaeProcess
 
 
 # -- data ------------------------------------------------------------------------------------------------
@@ -178,7 +175,7 @@ def trainer(
     groups: list[dict[str, Any]],
     parameters: dict[str, nn.Parameter],
     made: Accelerator,
-    losses: Callable[[Batch], ItemLosses],
+    losses: Losses,
 ) -> Trainer:
     """The loop over `parameters`, still without batches."""
     from toolkit.training.ema import ExponentialMovingAverage

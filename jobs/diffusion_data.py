@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs import build
 from jobs.session import Session
-from toolkit.config_modules.process import TrainProcess
+from toolkit.config_modules.process import DiffusionProcess
 from toolkit.data.batches import BatchMaker
 from toolkit.data.captions import possible_captions
 from toolkit.data.items import Batch, MediaItem
@@ -50,7 +50,7 @@ def streaming(maker: BatchMaker, order: EpochOrder) -> Callable[[int], Stream]:
 
 
 def prepare_data(
-    section: TrainProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+    section: DiffusionProcess, items: list[MediaItem], trained: TrainedModel, session: Session
 ) -> TrainingData:
     """Fill the caches that the section asks for; raises JobStopped if stopped meanwhile."""
     model, seed = trained.model, build.seed(section)
@@ -70,7 +70,7 @@ def prepare_data(
 
 
 def _cached_latents(
-    section: TrainProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+    section: DiffusionProcess, items: list[MediaItem], trained: TrainedModel, session: Session
 ) -> LatentCache | None:
     """The latents of the datasets that ask for it; on disk if any of them says so."""
     model, device = trained.model, trained.device
@@ -98,7 +98,7 @@ def _cached_latents(
 
 
 def _cached_prompts(
-    section: TrainProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+    section: DiffusionProcess, items: list[MediaItem], trained: TrainedModel, session: Session
 ) -> PromptCache | None:
     """Every caption encoded once, the empty one too; None while a text encoder is trained.
 

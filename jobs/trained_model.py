@@ -11,7 +11,7 @@ from torch import nn
 
 from jobs import build
 from toolkit.config_modules.loading import LoadedJob
-from toolkit.config_modules.process import TrainProcess
+from toolkit.config_modules.process import DiffusionProcess
 from toolkit.metadata import TrainedFile, build_metadata
 from toolkit.models.sd15.model import SD15
 from toolkit.models.shared.components import component_hash
@@ -57,7 +57,7 @@ class TrainedModel:
         return f"training {what}: {size} weights on {self.device}"
 
 
-def load_trained_model(section: TrainProcess, accelerator: Accelerator) -> TrainedModel:
+def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> TrainedModel:
     """Load the base and attach what is trained. Raises ModelError or ConfigError.
 
     A frozen base is kept in `model.dtype`; what is trained stays float32, and the forward pass runs in
@@ -97,7 +97,7 @@ def load_trained_model(section: TrainProcess, accelerator: Accelerator) -> Train
     )
 
 
-def _attach(section: TrainProcess, components: dict[str, nn.Module]) -> LoraNetwork:
+def _attach(section: DiffusionProcess, components: dict[str, nn.Module]) -> LoraNetwork:
     """The network of the section on these components, with its starting weights."""
     wanted = section.network
     assert wanted is not None
@@ -126,7 +126,7 @@ def _checkpoint_gradients(components: dict[str, nn.Module]) -> None:
 
 def save_trained(
     loaded: LoadedJob,
-    section: TrainProcess,
+    section: DiffusionProcess,
     trained: TrainedModel,
     path: Path,
     *,

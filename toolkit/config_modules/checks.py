@@ -16,7 +16,7 @@ from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
 from toolkit.config_modules.loop import LoopConfig
 from toolkit.config_modules.names import FLOW_SAMPLERS
-from toolkit.config_modules.process import GenerateProcess, TrainProcess, VaeProcess
+from toolkit.config_modules.process import DiffusionProcess, GenerateProcess, VaeProcess
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.models.geometry import read_json
 from toolkit.paths import DATASETS_ROOT, resolve_model, resolve_path
@@ -50,7 +50,7 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
     if not isinstance(process, GenerateProcess):
         yield from _check_loop(process.train)
-    if isinstance(process, TrainProcess):
+    if isinstance(process, DiffusionProcess):
         yield from _check_trained_parts(process)
         yield from _check_text_cache(process)
         objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
@@ -63,7 +63,7 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
         yield from _check_generate(process.generate)
 
 
-def check_objective(objective_name: str, section: TrainProcess) -> None:
+def check_objective(objective_name: str, section: DiffusionProcess) -> None:
     """Compare what a loaded model predicts (epsilon, v_prediction or flow) with what the config asks of it.
 
     Raises ConfigError with everything that does not go together.
@@ -84,7 +84,7 @@ def process_notes(process: AnyProcess) -> list[str]:
         for index, dataset in enumerate(process.datasets):
             for key in _VAE_DATASET_IDLE:
                 unread["datasets", index, key] = dataset, "an autoencoder's training reads no captions"
-    if isinstance(process, TrainProcess) and process.first_sample is not None:
+    if isinstance(process, DiffusionProcess) and process.first_sample is not None:
         reason = "these are drawn once, before the first step"
         unread["first_sample", "sample_every"] = process.first_sample, reason
     return [
@@ -139,7 +139,7 @@ def _check_loop(loop: LoopConfig) -> Iterator[Finding]:
             yield location, problem.code, problem.message, problem.remedy
 
 
-def _check_trained_parts(process: TrainProcess) -> Iterator[Finding]:
+def _check_trained_parts(process: DiffusionProcess) -> Iterator[Finding]:
     train = process.train
     if not train.train_unet and not train.train_text_encoder:
         remedy = "set train_unet or train_text_encoder to true"
@@ -149,7 +149,7 @@ def _check_trained_parts(process: TrainProcess) -> Iterator[Finding]:
         yield _finding(("save", "save_format"), "config.conflict", message, "leave it out")
 
 
-def _check_text_cache(process: TrainProcess) -> Iterator[Finding]:
+def _check_text_cache(process: DiffusionProcess) -> Iterator[Finding]:
     train = process.train
     cached: list[Location] = [
         ("datasets", index, "cache_text_embeddings")
@@ -166,11 +166,11 @@ def _check_text_cache(process: TrainProcess) -> Iterator[Finding]:
         yield _finding(cached[0], "config.conflict", "is set for some datasets and not for others", remedy)
 
 
-def _says_flow(process: TrainProcess) -> bool:
+def _says_flow(process: DiffusionProcess) -> bool:
     return process.train.noise_scheduler == "flowmatch"
 
 
-def _known_objective(process: TrainProcess) -> str | None:
+def _known_objective(process: DiffusionProcess) -> str | None:
     """What the model predicts by the config's word or a local folder's; None if only loading it can tell."""
     if process.model.prediction_type is not None:
         return process.model.prediction_type
@@ -183,7 +183,7 @@ def _known_objective(process: TrainProcess) -> str | None:
     return name if name in ("epsilon", "v_prediction", "flow") else None
 
 
-def _check_objective(process: TrainProcess, objective: str) -> Iterator[Finding]:
+def _check_objective(process: DiffusionProcess, objective: str) -> Iterator[Finding]:
     """Settings against what the model predicts."""
     flow, says_flow = objective == "flow", _says_flow(process)
     if flow != says_flow:
@@ -200,7 +200,7 @@ def _check_objective(process: TrainProcess, objective: str) -> Iterator[Finding]
             yield _finding(location, "config.conflict", message, remedy)
 
 
-def _noise_conflict(process: TrainProcess, objective: str) -> Finding:
+def _noise_conflict(process: DiffusionProcess, objective: str) -> Finding:
     noise = process.train.noise_scheduler
     flow = _says_flow(process)
     if process.model.prediction_type is not None:
@@ -213,7 +213,7 @@ def _noise_conflict(process: TrainProcess, objective: str) -> Finding:
     return _finding(("train", "noise_scheduler"), "config.conflict", message, remedy)
 
 
-def _samplers(process: TrainProcess) -> Iterator[tuple[Location, str]]:
+def _samplers(process: DiffusionProcess) -> Iterator[tuple[Location, str]]:
     """Every sampler that the config names, with its place."""
     for name, sample in (("sample", process.sample), ("first_sample", process.first_sample)):
         if sample is None:

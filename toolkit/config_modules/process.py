@@ -19,6 +19,17 @@ from toolkit.config_modules.train import TrainConfig
 Device = Annotated[Text, Field(pattern=r"^(?i:auto|cpu|gpu|cuda|mps|xpu|npu)(:\d+)?$")]
 _UI_DATABASE = "the run folder is what the UI reads; a job knows no database"
 
+# Keys of ai-toolkit's process that no training of a diffusion model reads here.
+PROCESS_NOT_YET: dict[str, Any] = {
+    "log_dir": None, "torch_profiler": False, "embedding": None, "adapter": None, "decorator": None,
+    "guidance": None,
+}  # fmt: skip
+PROCESS_IDLE: dict[str, tuple[Any, str]] = {
+    "performance_log_every": (0, "seconds per step are in every row of metrics.jsonl"),
+    "sqlite_db_path": ("./aitk_db.db", _UI_DATABASE),
+    "save_before_stop": (False, "a stopped run always leaves a checkpoint"),
+}
+
 
 def _handed_down(
     data: dict[str, Any], section: str, values: Mapping[str, Any], *, override: bool = False
@@ -67,20 +78,9 @@ class RunProcess(Section):
     datasets: list[DatasetConfig] = Field(min_length=1, description="Folders of pictures to train on.")
 
 
-class TrainProcess(RunProcess):
-    """Training of a diffusion model: a network on top of it, or the model itself."""
+class DiffusionProcess(RunProcess):
+    """What every training of a diffusion model has."""
 
-    NOT_YET: ClassVar = {
-        "log_dir": None, "torch_profiler": False, "embedding": None, "adapter": None, "decorator": None,
-        "guidance": None, "slider": None,
-    }  # fmt: skip
-    IDLE: ClassVar = {
-        "performance_log_every": (0, "seconds per step are in every row of metrics.jsonl"),
-        "sqlite_db_path": ("./aitk_db.db", _UI_DATABASE),
-        "save_before_stop": (False, "a stopped run always leaves a checkpoint"),
-    }  # fmt: skip
-
-    type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer"] = Field(description="Kind of process.")
     trigger_word: Text | None = Field(
         None, description="Word placed in every caption and for [trigger] in previews."
     )
@@ -105,6 +105,15 @@ class TrainProcess(RunProcess):
             for section in ("sample", "first_sample"):
                 _handed_down(data, section, {"sampler": "flowmatch"})
         return data
+
+
+class TrainProcess(DiffusionProcess):
+    """Training of a diffusion model on captioned pictures: a network on top of it, or the model itself."""
+
+    NOT_YET: ClassVar = PROCESS_NOT_YET | {"slider": None}
+    IDLE: ClassVar = PROCESS_IDLE
+
+    type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer"] = Field(description="Kind of process.")
 
 
 class VaeLossConfig(Section):

@@ -7,7 +7,8 @@ N counts the items of the whole optimizer step, so accumulation over batches of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +24,11 @@ from toolkit.training.updates import GuardedOptimizer, Verdict, non_finite_error
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# Losses of a batch: whole, or made by a generator in parts that are added up. Each part is backpropagated
+# before the next is made, so that only one graph is in memory, and whatever context the generator holds
+# (a network's strength, say) is still in place when activations are recomputed in the backward pass.
+Losses = Callable[[Batch], ItemLosses | Generator[ItemLosses, None, None]]
 
 MAX_REFUSED_IN_A_ROW = 20  # where steps are skipped: after these nothing is learned any more
 
@@ -74,15 +80,15 @@ class TrainerSettings:
 class Trainer:
     """Trains `parameters` on `batches` until `settings.steps` optimizer steps are done.
 
-    losses maps a batch to its per-item losses; batches yields micro-batches endlessly, already at
-    `state.position`.
+    losses maps a batch to its per-item losses, whole or in parts; batches yields micro-batches endlessly,
+    already at `state.position`.
     """
 
     def __init__(
         self,
         settings: TrainerSettings,
         *,
-        losses: Callable[[Batch], ItemLosses],
+        losses: Losses,
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
@@ -128,13 +134,14 @@ class Trainer:
         for index, batch in enumerate(micro_batches):
             # For what draws from the global generators: nn.Dropout and third-party code.
             seed_global(self.settings.seed, self.state.step, index, self.accelerator.process_index)
-            with self.accelerator.autocast():
-                losses = self.losses(batch).per_item
-            weights = batch.weights.to(losses.device, non_blocking=True)
-            share = (losses * weights).sum() / num_items
-            self.accelerator.backward(share)
-            per_item.append(losses.detach())
-            weighted.append(share.detach())
+            parts = []
+            for losses in self._parts(batch):
+                weights = batch.weights.to(losses.device, non_blocking=True)
+                share = (losses * weights).sum() / num_items
+                self.accelerator.backward(share)
+                parts.append(losses.detach())
+                weighted.append(share.detach())
+            per_item.append(torch.stack(parts).sum(0))
         loss = torch.stack(weighted).sum()
         grad_norm = self._clip()
         finite = torch.isfinite(loss) & (torch.isfinite(grad_norm) | (self.updates.scaler is not None))
@@ -157,6 +164,21 @@ class Trainer:
             files=tuple(str(item.path) for batch in micro_batches for item in batch.items),
             finite=Verdict(finite),
         )
+
+    def _parts(self, batch: Batch) -> Iterator[Tensor]:
+        """The losses of a batch (B,), or one after the other the parts that they come in."""
+        with self.accelerator.autocast():
+            made = self.losses(batch)
+        if isinstance(made, ItemLosses):
+            yield made.per_item
+            return
+        with closing(made):
+            while True:
+                with self.accelerator.autocast():
+                    part = next(made, None)
+                if part is None:
+                    return
+                yield part.per_item
 
     def _clip(self) -> Tensor:
         """Clip the gradient to max_grad_norm; its norm before, a tensor ()."""
