@@ -17,6 +17,7 @@ from toolkit.data.items import MediaItem
 from toolkit.data.order import EpochOrder
 from toolkit.data.scan import scan_dataset
 from toolkit.errors import ConfigError, DatasetError, ModelError, Problem
+from toolkit.models.catalogue import find_architecture
 from toolkit.models.geometry import size_multiple as read_size_multiple
 from toolkit.models.geometry import vae_size_multiple as read_vae_size_multiple
 from toolkit.paths import resolve_model, resolve_path
@@ -103,7 +104,7 @@ def vae_size_multiple(model: ModelConfig) -> int:
 
 def size_multiple(model: ModelConfig) -> int:
     """Sides of training pictures are multiples of this many pixels; needs no weights."""
-    return read_size_multiple(resolve_model(model.name_or_path))
+    return read_size_multiple(resolve_model(model.name_or_path), find_architecture(model.arch))
 
 
 def local_file(name: str, key: str) -> Path:

@@ -12,8 +12,9 @@ from torch import nn
 from jobs import build
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import DiffusionProcess
+from toolkit.data.tensor_store import make_key
 from toolkit.metadata import TrainedFile, build_metadata
-from toolkit.models.sd15.model import SD15
+from toolkit.models.base import Architecture
 from toolkit.models.shared.components import component_hash
 from toolkit.networks.catalogue import resolve_network
 from toolkit.networks.lora import LoraNetwork
@@ -37,7 +38,7 @@ class TrainedModel:
     base_hash: str | None
 
     @property
-    def model(self) -> SD15:
+    def model(self) -> Architecture:
         """The architecture, which does the work."""
         return self.sd.architecture
 
@@ -66,15 +67,14 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
     train, model = section.train, section.model
     dtype = torch.float32 if section.network is None else build.torch_dtype(model.dtype or train.dtype)
     sd = build.load_model(model, dtype=dtype, device=accelerator.device, seed=build.seed(section))
+    architecture = sd.architecture.freeze()
     components: dict[str, nn.Module] = {}
     if train.train_unet:
-        components["unet"] = sd.unet
+        components |= architecture.denoisers
     if train.train_text_encoder:
-        components["text_encoder"] = sd.text_encoder
-    for module in (sd.unet, sd.text_encoder, sd.vae):
-        module.requires_grad_(False).eval()
+        components |= architecture.text_encoders
     # A full fine-tune replaces the base, so there a checkpoint needs no other.
-    base_hash = None if section.network is None else component_hash(sd.unet)[:16]
+    base_hash = None if section.network is None else _base_hash(architecture)
     network = None if section.network is None else _attach(section, components)
     parameters: dict[str, nn.Parameter] = {}
     groups = []
@@ -86,15 +86,22 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
         groups.append(
             {
                 "params": list(own.values()),
-                "lr": train.denoiser_lr if component == "unet" else train.encoder_lr,
+                "lr": train.denoiser_lr if component in architecture.denoisers else train.encoder_lr,
             }
         )
         module.train()
     if train.gradient_checkpointing:
-        _checkpoint_gradients(components)
+        for module in components.values():
+            _checkpoint_gradients(module)
     return TrainedModel(
-        sd, accelerator.device, network, parameters, groups, "text_encoder" in components, base_hash
+        sd, accelerator.device, network, parameters, groups, train.train_text_encoder, base_hash
     )
+
+
+def _base_hash(architecture: Architecture) -> str:
+    """What tells one base model from another: a short hash of its denoiser."""
+    hashes = [component_hash(module) for module in architecture.denoisers.values()]
+    return make_key(*hashes)[:16] if len(hashes) > 1 else hashes[0][:16]
 
 
 def _attach(section: DiffusionProcess, components: dict[str, nn.Module]) -> LoraNetwork:
@@ -116,12 +123,12 @@ def _attach(section: DiffusionProcess, components: dict[str, nn.Module]) -> Lora
     return network
 
 
-def _checkpoint_gradients(components: dict[str, nn.Module]) -> None:
-    """Recompute activations in the backward pass."""
-    if "unet" in components:
-        components["unet"].enable_gradient_checkpointing()  # type: ignore[operator]
-    if "text_encoder" in components:
-        components["text_encoder"].gradient_checkpointing_enable()  # type: ignore[operator]
+def _checkpoint_gradients(module: nn.Module) -> None:
+    """Recompute activations in the backward pass: diffusers and transformers name it differently."""
+    if hasattr(module, "enable_gradient_checkpointing"):
+        module.enable_gradient_checkpointing()  # type: ignore[operator]
+    else:
+        module.gradient_checkpointing_enable()  # type: ignore[operator]
 
 
 def save_trained(

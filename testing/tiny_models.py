@@ -112,7 +112,7 @@ def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableD
     return pipeline
 
 
-def tiny_tokenizer() -> CLIPTokenizer:
+def tiny_tokenizer(**options: str) -> CLIPTokenizer:
     """CLIP's kind of tokenizer over letters, digits and a few whole words; other words are spelled out."""
     from transformers import CLIPTokenizer
 
@@ -128,7 +128,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
                 pieces.append("".join(pair))
             parts[:2] = ["".join(pair)]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*pieces, BOS, EOS]))}
-    return CLIPTokenizer(vocabulary, merges, model_max_length=MAX_LENGTH)
+    return CLIPTokenizer(vocabulary, merges, model_max_length=MAX_LENGTH, **options)
 
 
 def strip_weights(folder: Path, components: tuple[str, ...] = ("unet", "vae", "text_encoder")) -> None:
@@ -141,7 +141,7 @@ def strip_weights(folder: Path, components: tuple[str, ...] = ("unet", "vae", "t
 
 def export_ldm_checkpoint(pipeline: StableDiffusionPipeline, path: Path) -> Path:
     """Write a pipeline as one file in the original key layout; returns the path."""
-    from toolkit.models.sd15.saving import ldm_state_dict
+    from toolkit.models.sd15.single_file import ldm_state_dict
 
     weights = ldm_state_dict(pipeline.unet, pipeline.vae, pipeline.text_encoder)
     save_file({name: value.contiguous() for name, value in weights.items()}, path)

@@ -81,7 +81,7 @@ def apply_lora(sd: StableDiffusion, path: str | os.PathLike[str], multiplier: fl
 
 def _modules(sd: StableDiffusion) -> list[nn.Module]:
     """Every module that a LoRA may sit on."""
-    return [*sd.unet.modules(), *sd.text_encoder.modules()]
+    return [module for root in sd.modules.values() for module in root.modules()]
 
 
 def _count_modules(path: Path) -> int:

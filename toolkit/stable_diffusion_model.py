@@ -9,6 +9,7 @@ Legend: B batch, C latent channels, H W image rows and columns, h w latent rows 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.diffusion.objectives import Objective
-from toolkit.models.base import LatentSpec
+from toolkit.models.base import Architecture, LatentSpec
 from toolkit.models.catalogue import find_architecture
 from toolkit.prompt_utils import Conditioning
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from toolkit.models.sd15.model import SD15
-
 
 class StableDiffusion:
     """One-line delegation over an architecture, which does the work."""
 
-    def __init__(self, architecture: SD15) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
         self.loras: dict[str, float] = {}  # what model_utils.apply_lora put on it, with the multipliers
 
@@ -46,23 +45,28 @@ class StableDiffusion:
 
     @property
     def unet(self) -> nn.Module:
-        """The denoiser."""
-        return self.architecture.unet
+        """The denoiser, whatever its kind; the first where there are several."""
+        return next(iter(self.architecture.denoisers.values()))
 
     @property
     def vae(self) -> nn.Module:
         """The autoencoder between pixels and latents."""
-        return self.architecture.vae
+        return self.architecture.modules["vae"]
 
     @property
     def text_encoder(self) -> nn.Module:
-        """The network that reads prompts."""
-        return self.architecture.text_encoder
+        """The network that reads prompts; the first where there are several."""
+        return next(iter(self.architecture.text_encoders.values()))
 
     @property
     def tokenizer(self) -> Any:
-        """What cuts a prompt into tokens."""
-        return self.architecture.tokenizer
+        """What cuts a prompt into tokens; the first where there are several."""
+        return next(iter(self.architecture.tokenizers.values()))
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Every network of the model, under the names of diffusers' pipeline."""
+        return self.architecture.modules
 
     @property
     def device(self) -> torch.device:

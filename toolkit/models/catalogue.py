@@ -15,6 +15,8 @@ class ArchitectureEntry:
     """One architecture. loader: "module:function" with the arguments of toolkit.models.sd15.loading.load.
 
     resolution: the side in pixels its base models were trained at; noise_scheduler: as train.noise_scheduler.
+    size_multiple: what sides of pictures are multiples of, in pixels; patch: latents that a transformer's
+    token has along a side, None for a UNet.
     """
 
     name: str
@@ -23,6 +25,8 @@ class ArchitectureEntry:
     aliases: tuple[str, ...] = ()
     noise_scheduler: str = "flowmatch"
     resolution: int = 1024
+    size_multiple: int = 16
+    patch: int | None = None
 
     @property
     def supported(self) -> bool:
@@ -47,6 +51,7 @@ _ENTRIES = [
         aliases=("sd1", "sd1.5"),
         noise_scheduler="ddpm",
         resolution=512,
+        size_multiple=64,
     ),
     ArchitectureEntry("sd2", "Stable Diffusion 2.x", noise_scheduler="ddpm", resolution=768),
     ArchitectureEntry("sdxl", "Stable Diffusion XL", aliases=("xl",), noise_scheduler="ddpm"),

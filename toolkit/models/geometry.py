@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-# Stable Diffusion 1.x: an autoencoder that shrinks by 8 under a UNet that halves three times.
-SD15_MULTIPLE = 64
-SD15_VAE_MULTIPLE = 8
+from toolkit.models.catalogue import ArchitectureEntry
+
+# What all published Stable Diffusion and Flux autoencoders shrink by.
+VAE_MULTIPLE = 8
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -25,18 +26,22 @@ def _halvings(config: Path) -> int | None:
     return len(blocks) - 1 if isinstance(blocks, list) and blocks else None
 
 
-def size_multiple(model: Path | None, default: int = SD15_MULTIPLE) -> int:
+def size_multiple(model: Path | None, architecture: ArchitectureEntry) -> int:
     """Sides of pictures for the denoiser must be multiples of this many pixels.
 
-    model: a folder in diffusers' layout; for a single file or a hub id the default of the architecture holds.
+    model: a folder in diffusers' layout; for a single file or a hub id that of the published models holds.
     """
+    default = architecture.size_multiple
     if model is None or not model.is_dir():
         return default
-    vae, unet = (_halvings(model / part / "config.json") for part in ("vae", "unet"))
+    vae = _halvings(model / "vae" / "config.json")
+    if architecture.patch is not None:
+        return default if vae is None else int(2**vae) * architecture.patch
+    unet = _halvings(model / "unet" / "config.json")
     return default if vae is None or unet is None else int(2 ** (vae + unet))
 
 
-def vae_size_multiple(model: Path, default: int = SD15_VAE_MULTIPLE) -> int:
+def vae_size_multiple(model: Path, default: int = VAE_MULTIPLE) -> int:
     """Sides of pictures for the autoencoder alone; `model` may be its own folder."""
     for config in (model / "vae" / "config.json", model / "config.json"):
         halvings = _halvings(config)

@@ -30,7 +30,7 @@ def preview_context(
     Inside: modules in eval mode, averaged weights in place, no gradients. Restored after: the training
     flags, the weights, and the global random generators of python, numpy and torch.
     """
-    roots = [*architecture.denoisers.values(), *architecture.text_encoders.values()]
+    roots = list(architecture.modules.values())
     flags = [(module, module.training) for root in roots for module in root.modules()]
     python_state, numpy_state = random.getstate(), numpy.random.get_state()
     with ExitStack() as stack:
@@ -75,13 +75,7 @@ def render(
             if network is not None:
                 network.multiplier = request.network_multiplier
             yield pipeline(
-                prompt=request.prompt,
-                negative_prompt=request.neg,
-                width=request.width,
-                height=request.height,
-                num_inference_steps=request.sample_steps,
-                guidance_scale=request.guidance_scale,
-                guidance_rescale=request.guidance_rescale,
+                **architecture.sampling_arguments(request),
                 generator=torch.Generator("cpu").manual_seed(request.seed),
             ).images[0]
     finally:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from testing.tiny_models import build_tiny_sd15, edit_json, export_ldm_checkpoint, strip_weights
 from toolkit.errors import ModelError
 from toolkit.models.sd15.loading import load
-from toolkit.models.sd15.single_file import SD15_CONFIG, load_autoencoder_file
+from toolkit.models.sd15.single_file import SD15_CONFIG
 from toolkit.models.shared.components import component_hash
+from toolkit.models.shared.single_files import load_autoencoder_file
 
 
 def test_a_folder_loads_frozen_and_in_eval_mode(tiny_folder, draw):
@@ -169,8 +170,15 @@ def test_a_missing_autoencoder_names_its_key(tiny_folder, tmp_path):
 def test_an_autoencoder_file_of_another_shape_is_refused(tiny_folder):
     with pytest.raises(ModelError, match="model.vae_path: .*cannot be loaded as an autoencoder"):
         load_autoencoder_file(
-            tiny_folder / "vae" / "diffusion_pytorch_model.safetensors", dtype=torch.float32
+            tiny_folder / "vae" / "diffusion_pytorch_model.safetensors", SD15_CONFIG, dtype=torch.float32
         )
+
+
+def test_another_text_encoder_replaces_that_of_a_folder(tiny_folder, tmp_path):
+    other = build_tiny_sd15(tmp_path / "other", seed=1)
+    model = load(tiny_folder, te_name_or_path=str(other))
+    assert component_hash(model.text_encoder) == component_hash(load(other).text_encoder)
+    assert component_hash(model.text_encoder) != component_hash(load(tiny_folder).text_encoder)
 
 
 # -- from configs --------------------------------------------------------------------------------------------

@@ -84,15 +84,11 @@ def test_embeds_equal_those_of_the_pipeline(model):
     torch.testing.assert_close(conditioning.embeds[1:], negative)
 
 
-def test_long_prompts_are_cut_and_counted(model):
+def test_prompts_are_counted_with_their_marks(model):
     assert model.count_tokens("") == 2
     assert model.count_tokens("a red circle") == 5
-    long = "cat " * 100
-    assert model.count_tokens(long) == 102
+    assert model.count_tokens("cat " * 100) == 102
     assert model.max_length == MAX_LENGTH
-    assert torch.equal(
-        model.encode_prompts([long]).embeds, model.encode_prompts(["cat " * (MAX_LENGTH - 2)]).embeds
-    )
 
 
 def test_gradients_flow_into_a_trained_text_encoder(tiny_folder):

@@ -1,68 +1,10 @@
-"""Stable Diffusion 1.x to disk: diffusers' folder layout, or one file in the original (LDM) key layout."""
+"""Key names of the original (LDM, SGM) Stable Diffusion checkpoints for diffusers' UNet and autoencoder."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from toolkit.models.shared.components import cast_copy, quiet_loading
-from toolkit.runs import atomic
-
-if TYPE_CHECKING:
-    from toolkit.models.sd15.model import SD15
-
-_READABLE = 0o644  # the libraries write weights for the owner's eyes only
-
-
-def save_folder(model: SD15, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write a diffusers folder with weights cast to dtype, in place of an old one; the model stays as is.
-
-    Raises RunError if the disk refuses.
-    """
-    with atomic.reporting(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    pipeline = model.pipeline()
-    for name in ("unet", "vae", "text_encoder"):
-        setattr(pipeline, name, cast_copy(getattr(model, name), dtype))
-    with atomic.writing_folder(folder) as part, quiet_loading():
-        pipeline.save_pretrained(part, safe_serialization=True)
-        for file in part.rglob("*"):
-            if file.is_file():
-                file.chmod(_READABLE)
-
-
-def save_single_file(
-    model: SD15, path: Path, *, dtype: torch.dtype, metadata: dict[str, str] | None = None
-) -> None:
-    """Write UNet, autoencoder and text encoder as one .safetensors file in the original key layout.
-
-    Raises RunError if the disk refuses.
-    """
-    with atomic.reporting(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: value.detach().to("cpu", dtype).contiguous()
-        for name, value in ldm_state_dict(model.unet, model.vae, model.text_encoder).items()
-    }
-    size = sum(value.nbytes for value in weights.values())
-    with atomic.writing(path, size=size) as part:
-        save_file(weights, part, metadata={"format": "pt", **(metadata or {})})
-
-
-def ldm_state_dict(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> dict[str, Tensor]:
-    """The weights under the keys of the original Stable Diffusion 1.x checkpoints."""
-    weights = {f"model.diffusion_model.{key}": value for key, value in _unet_weights(unet).items()}
-    weights |= {f"first_stage_model.{key}": value for key, value in _vae_weights(vae).items()}
-    for key, value in text_encoder.state_dict().items():
-        # transformers 5 flattened CLIPTextModel; the original keeps the inner module's name.
-        inner = key.removeprefix("text_model.")
-        weights[f"cond_stage_model.transformer.text_model.{inner}"] = value
-    return weights
 
 
 def _rename(key: str, rules: list[tuple[str, str]]) -> str:
@@ -75,6 +17,8 @@ def _rename(key: str, rules: list[tuple[str, str]]) -> str:
 _UNET_ENDS = [
     (r"^time_embedding\.linear_1\.", "time_embed.0."),
     (r"^time_embedding\.linear_2\.", "time_embed.2."),
+    (r"^add_embedding\.linear_1\.", "label_emb.0.0."),
+    (r"^add_embedding\.linear_2\.", "label_emb.0.2."),
     (r"^conv_in\.", "input_blocks.0.0."),
     (r"^conv_norm_out\.", "out.0."),
     (r"^conv_out\.", "out.2."),
@@ -93,7 +37,7 @@ _UNET_RESNET = [
 _BLOCK = re.compile(r"^(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)$")
 
 
-def _unet_weights(unet: nn.Module) -> dict[str, Tensor]:
+def original_unet(unet: nn.Module) -> dict[str, Tensor]:
     """The UNet under its original keys: one flat list of input blocks, one of output blocks."""
     state = unet.state_dict()
     per_block = unet.config.layers_per_block + 1  # type: ignore[union-attr,operator]
@@ -140,7 +84,7 @@ _VAE_RULES = [
 ]
 
 
-def _vae_weights(vae: nn.Module) -> dict[str, Tensor]:
+def original_vae(vae: nn.Module) -> dict[str, Tensor]:
     """The autoencoder under its original keys, which count the decoder's blocks from the finest."""
     last = len(vae.config.block_out_channels) - 1  # type: ignore[union-attr,arg-type]
     renamed = {}

@@ -1,0 +1,92 @@
+"""Prompts for CLIP's text encoders, also those longer than their window.
+
+As kohya's trainers do: the tokens are cut into windows of 75, each gets begin and end marks of its own and is
+encoded by itself; then the states are joined again, with the first begin mark and the last end mark kept. So n
+windows of 77 tokens give 75 n + 2 states, and one window is what every pipeline does.
+
+Legend: B prompts, n windows, W tokens of a window with its marks, D embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import ModelError, Problem
+from toolkit.models.shared.components import component_hash
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+MARKS = 2  # begin and end
+MAX_WINDOWS = 3  # the longest prompts that tools in use read: 225 tokens
+
+
+def window_length(tokenizer: CLIPTokenizer, encoder: Any) -> int:
+    """W: tokens of one window with its marks, 77 for CLIP."""
+    return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+
+
+def count_tokens(tokenizer: Any, prompt: str) -> int:
+    """Tokens of a prompt with its begin and end marks."""
+    return len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
+
+def windows_needed(num_tokens: int, length: int) -> int:
+    """How many windows of `length` hold a prompt of so many tokens, each counted with its marks."""
+    return max(1, -(-(num_tokens - MARKS) // (length - MARKS)))
+
+
+def refuse_long_prompt(prompt: str, num_tokens: int, limit: int) -> NoReturn:
+    """Raise the ModelError of a prompt that would have to be cut."""
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+    message = f"'{shown}' has {num_tokens} tokens, at most {limit} can be read"
+    raise ModelError(Problem("model.prompt_too_long", message, remedy="shorten it"))
+
+
+def token_windows(tokenizer: Any, prompts: Sequence[str], *, length: int, num_windows: int) -> Tensor:
+    """B prompts -> token ids (B, n, W), n at least num_windows and as many as the longest prompt needs.
+
+    Raises ModelError for a prompt that does not fit in MAX_WINDOWS.
+    """
+    tokens = [tokenizer(prompt, truncation=False, verbose=False).input_ids for prompt in prompts]
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        if windows_needed(len(ids), length) > max(MAX_WINDOWS, num_windows):
+            limit = MAX_WINDOWS * (length - MARKS)
+            refuse_long_prompt(prompt, len(ids) - MARKS, limit)
+    count = max([num_windows, *(windows_needed(len(ids), length) for ids in tokens)])
+    return torch.tensor([_windows(ids, tokenizer.pad_token_id, length, count) for ids in tokens])
+
+
+def _windows(ids: list[int], pad: int, length: int, count: int) -> list[list[int]]:
+    """Token ids with their marks -> `count` windows of `length`, each with marks and padded."""
+    begin, *inner, end = ids
+    room = length - MARKS
+    parts = [inner[start * room : (start + 1) * room] for start in range(count)]
+    return [[begin, *part, end, *[pad] * (room - len(part))] for part in parts]
+
+
+def join_windows(states: Tensor, num_windows: int) -> Tensor:
+    """states (B n, W, D) of windows encoded one by one -> (B, n (W - 2) + 2, D)."""
+    if num_windows == 1:
+        return states
+    apart = states.unflatten(0, (-1, num_windows))
+    inner = apart[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([apart[:, 0, :1], inner, apart[:, -1, -1:]], dim=1)
+
+
+def prompt_hash(parts: Sequence[tuple[nn.Module, Any]], *settings: object) -> str:
+    """What cached embeddings depend on: encoders and their tokenizers, and how many tokens are read."""
+    texts = [text for encoder, tokenizer in parts for text in (component_hash(encoder), _identity(tokenizer))]
+    return hashlib.sha256("\x1f".join([*texts, *map(str, settings)]).encode()).hexdigest()
+
+
+def _identity(tokenizer: Any) -> str:
+    """Everything that decides which ids a tokenizer gives, padding included."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    table = backend.to_str() if backend is not None else type(tokenizer).__name__
+    return f"{table}\x1e{tokenizer.pad_token_id}"

@@ -1,0 +1,73 @@
+"""Noise schedules of the Stable Diffusion families: what a UNet predicts, and how it is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from toolkit.diffusion.objectives import EpsilonPrediction, FlowMatching, Objective, VelocityPrediction
+from toolkit.models.base import LatentSpec
+from toolkit.models.shared.latents import vae_downscale
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+
+# What these models sample with where a scheduler config leaves it open; diffusers' own defaults are for pixels.
+_SAMPLING_DEFAULTS = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+# DPM-Solver++ of order 1 is Euler's method here, and unlike diffusers' flow Euler it fits these pipelines.
+_FLOW_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 1.0,
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 1,
+    "final_sigmas_type": "zero",
+    "steps_offset": 1,
+}
+_OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
+    "epsilon": EpsilonPrediction,
+    "v_prediction": VelocityPrediction,
+}
+
+
+def make_objective(scheduler_config: Mapping[str, Any]) -> Objective:
+    """The objective of a scheduler config of diffusers. Raises ValueError if it cannot be trained."""
+    from diffusers import DDPMScheduler
+
+    prediction_type = scheduler_config.get("prediction_type", "epsilon")
+    if prediction_type in ("flow", "flow_prediction"):
+        return FlowMatching()
+    if prediction_type not in _OBJECTIVES:
+        raise ValueError(f"prediction_type {prediction_type!r} is none of epsilon, v_prediction, flow")
+    table = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
+    if prediction_type == "epsilon" and table[-1] == 0:
+        # The last level is pure noise: predicting it says nothing about the picture (arXiv:2305.08891).
+        raise ValueError("zero terminal SNR (rescale_betas_zero_snr) needs prediction_type v_prediction")
+    return _OBJECTIVES[prediction_type](table)
+
+
+def sampling_config(objective: Objective, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the scheduler that samples what the objective trains."""
+    if isinstance(objective, FlowMatching):
+        return dict(_FLOW_SCHEDULER)
+    return _SAMPLING_DEFAULTS | dict(scheduler_config)
+
+
+def pipeline_scheduler(objective: Objective, config: Mapping[str, Any]) -> SchedulerMixin:
+    """The scheduler that a pipeline over a UNet begins with."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    is_flow = isinstance(objective, FlowMatching)
+    cls = DPMSolverMultistepScheduler if is_flow else DDIMScheduler
+    scheduler: SchedulerMixin = cls.from_config(dict(config))
+    return scheduler
+
+
+def latent_spec(vae: AutoencoderKL, unet: UNet2DConditionModel) -> LatentSpec:
+    """The geometry of the latents. Sides in pixels divide by every halving, so that none rounds."""
+    downscale = vae_downscale(vae)
+    halvings = 2 ** (len(unet.config.block_out_channels) - 1)
+    return LatentSpec(vae.config.latent_channels, downscale, size_multiple=downscale * halvings)

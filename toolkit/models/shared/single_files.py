@@ -1,0 +1,81 @@
+"""Models in one file, in the key layout of their first publication: what all architectures share."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from toolkit.models.shared.families import VAE_KEY, find_class, load_tokenizer
+from toolkit.models.shared.hub import MODEL_KEY, download_folder, refuse
+
+# What diffusers' reader of single files raises for a file that is damaged or of another shape.
+READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError)
+# The tokenizer that Stable Diffusion was trained with; a single file does not hold it.
+CLIP_REPO = "openai/clip-vit-large-patch14"
+_TOKENIZER_FILES = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
+
+
+def read_keys(path: Path) -> set[str] | None:
+    """The names of a .safetensors file's tensors; None for another format. Raises ModelError if damaged."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
+        refuse(str(path), f"is not a readable .safetensors file: {error}")
+
+
+def refuse_marks(path: Path, keys: set[str], marks: dict[str, tuple[str, str]]) -> None:
+    """Refuse a file with keys that begin as a mark does: mark -> (what the file holds, remedy)."""
+    for mark, (message, remedy) in marks.items():
+        if any(key.startswith(mark) for key in keys):
+            refuse(str(path), message, remedy=remedy)
+    if any("lora_" in key for key in keys):
+        refuse(str(path), "holds a LoRA, not a whole model", remedy="name the base model it was trained on")
+
+
+def check_complete(module: nn.Module, path: Path, name: str) -> None:
+    """Refuse a component of which the file held only a part."""
+    missing = [key for key, value in module.state_dict().items() if value.is_meta]
+    if missing:
+        refuse(str(path), f"lacks {len(missing)} weights of its {name}, first {missing[0]}")
+
+
+def load_autoencoder_file(path: Path, config: Path, *, dtype: torch.dtype) -> Any:
+    """The autoencoder in a file, in original or diffusers' keys; config: a folder with `vae/config.json`.
+
+    Raises ModelError.
+    """
+    from diffusers import AutoencoderKL
+
+    try:
+        vae = AutoencoderKL.from_single_file(
+            str(path), config=str(config), subfolder="vae", torch_dtype=dtype, local_files_only=True
+        )
+    except READ_ERRORS as error:
+        refuse(str(path), f"cannot be loaded as an autoencoder: {error}", key=VAE_KEY)
+    check_complete(vae, path, "vae")
+    return vae
+
+
+def find_clip_tokenizers(path: Path, config: Path, tokenizers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """CLIP tokenizers for a file: from a folder of that name in `config` or beside the file, else the hub's.
+
+    tokenizers: component -> options that make it of CLIP's own. Raises ModelError.
+    """
+    cls = find_class("transformers:CLIPTokenizer")
+    found = {}
+    for part, options in tokenizers.items():
+        folders = [root / part for root in (config, path.parent) if (root / part).is_dir()]
+        if folders:
+            found[part] = load_tokenizer(folders[0], str(path), cls)
+        else:
+            folder = download_folder(CLIP_REPO, _TOKENIZER_FILES, key=MODEL_KEY)
+            found[part] = load_tokenizer(folder, CLIP_REPO, cls, **options)
+    return found
