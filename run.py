@@ -138,8 +138,12 @@ def describe(job: LoadedJob) -> str:
         kind: str = process.type
         if process.type != "vae":
             kind += f" (LoRA, rank {process.network.rank})" if process.network else " (full model)"
-        steps, datasets = _count(process.train.steps, "step"), _count(len(process.datasets), "dataset")
-        parts.append(f"{kind}, {steps}, {datasets}")
+        data = (
+            _count(len(process.slider.targets), "target")
+            if process.type == "slider"
+            else _count(len(process.datasets), "dataset")
+        )
+        parts.append(f"{kind}, {_count(process.train.steps, 'step')}, {data}")
     return f"{job.path}: {job.config.job} '{job.config.name}': {'; '.join(parts)}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.model import ModelConfig
-from toolkit.config_modules.process import DiffusionProcess, VaeProcess
+from toolkit.config_modules.process import DiffusionProcess, SliderProcess, VaeProcess
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
 from toolkit.data.items import MediaItem
 from toolkit.data.order import EpochOrder
@@ -211,6 +211,13 @@ def trainer_settings(section: TrainingSection) -> TrainerSettings:
         seed=seed(section),
         skip_non_finite=train.on_non_finite == "skip",
     )
+
+
+def resolution(section: DiffusionProcess) -> int:
+    """The largest side in pixels of what is trained on."""
+    if isinstance(section, SliderProcess):
+        return max(side for size in section.slider.resolutions for side in size)
+    return max(side for dataset in section.datasets for side in dataset.resolution)
 
 
 def intervals(section: TrainingSection) -> dict[str, Any]:

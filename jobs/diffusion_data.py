@@ -50,12 +50,20 @@ def streaming(maker: BatchMaker, order: EpochOrder) -> Callable[[int], Stream]:
 
 
 def prepare_data(
-    section: DiffusionProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+    section: DiffusionProcess,
+    items: list[MediaItem],
+    trained: TrainedModel,
+    session: Session,
+    *,
+    captions: bool = True,
 ) -> TrainingData:
-    """Fill the caches that the section asks for; raises JobStopped if stopped meanwhile."""
+    """Fill the caches that the section asks for; raises JobStopped if stopped meanwhile.
+
+    captions: whether the loss reads them; without, none is encoded.
+    """
     model, seed = trained.model, build.seed(section)
     latents = _cached_latents(section, items, trained, session)
-    prompts = _cached_prompts(section, items, trained, session)
+    prompts = _cached_prompts(section, items, trained, session) if captions else None
     sample_t = make_sampler(section.train.timestep_type, objective=model.objective)
     maker = BatchMaker(
         items,

@@ -152,7 +152,7 @@ def save_trained(
         architecture=section.model.arch,
         step=step,
         epoch=epoch,
-        resolution=max(side for dataset in section.datasets for side in dataset.resolution),
+        resolution=build.resolution(section),
         base_model=section.model.name_or_path,
         network_type=network.type if network is not None else None,
         rank=network.rank if network is not None else 0,

@@ -166,6 +166,12 @@ def is_default(value: Any, default: Any) -> bool:
     return False
 
 
+def is_set(section: Section, key: str) -> bool:
+    """Whether a field was given another value than its default."""
+    default = type(section).model_fields[key].get_default(call_default_factory=True)
+    return key in section.model_fields_set and getattr(section, key) != default
+
+
 def section_of(annotation: Any) -> list[type[Section]]:
     """The section classes inside a field's annotation: itself, or in a list, an optional or a union."""
     if isinstance(annotation, type) and issubclass(annotation, Section):

@@ -9,14 +9,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.config_modules.base import Location, Section
+from toolkit.config_modules.base import Location, Section, is_set
 from toolkit.config_modules.documents import dotted
 from toolkit.config_modules.explain import shown
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
 from toolkit.config_modules.loop import LoopConfig
 from toolkit.config_modules.names import FLOW_SAMPLERS
-from toolkit.config_modules.process import DiffusionProcess, GenerateProcess, VaeProcess
+from toolkit.config_modules.process import (
+    ConceptSliderProcess,
+    DiffusionProcess,
+    GenerateProcess,
+    VaeProcess,
+)
+from toolkit.config_modules.slider_checks import check_slider, unread_by_slider
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.models.geometry import read_json
 from toolkit.paths import DATASETS_ROOT, resolve_model, resolve_path
@@ -55,6 +61,7 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
         yield from _check_text_cache(process)
         objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
         yield from _check_objective(process, objective)
+        yield from check_slider(process)
     elif isinstance(process, VaeProcess):
         yield from _check_unread(process)
         for index, source in enumerate(process.sample.sources):
@@ -84,13 +91,15 @@ def process_notes(process: AnyProcess) -> list[str]:
         for index, dataset in enumerate(process.datasets):
             for key in _VAE_DATASET_IDLE:
                 unread["datasets", index, key] = dataset, "an autoencoder's training reads no captions"
+    if isinstance(process, ConceptSliderProcess):
+        unread |= unread_by_slider(process)
     if isinstance(process, DiffusionProcess) and process.first_sample is not None:
         reason = "these are drawn once, before the first step"
         unread["first_sample", "sample_every"] = process.first_sample, reason
     return [
         f"{dotted(location)}: {shown(getattr(section, str(location[-1])))} has no effect: {reason}"
         for location, (section, reason) in unread.items()
-        if _is_set(section, str(location[-1]))
+        if is_set(section, str(location[-1]))
     ]
 
 
@@ -233,18 +242,12 @@ def _check_unread(process: VaeProcess) -> Iterator[Finding]:
     ]
     for location, section, refused in sections:
         for key, reason in refused.items():
-            if _is_set(section, key) and not (key == "prediction_type" and process.model.is_v_pred):
+            if is_set(section, key) and not (key == "prediction_type" and process.model.is_v_pred):
                 message = f"{shown(getattr(section, key))} means nothing here: {reason}"
                 yield _finding((*location, key), "config.conflict", message, "leave it out")
     if "save_format" in process.save.model_fields_set and process.save.save_format != "diffusers":
         message = "an autoencoder is always saved as a diffusers folder"
         yield _finding(("save", "save_format"), "config.conflict", message, "leave it out")
-
-
-def _is_set(section: Section, key: str) -> bool:
-    """Whether a field was given another value than its default."""
-    default = type(section).model_fields[key].get_default(call_default_factory=True)
-    return key in section.model_fields_set and getattr(section, key) != default
 
 
 def _check_generate(generate: GenerateConfig) -> Iterator[Finding]:

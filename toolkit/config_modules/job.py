@@ -7,12 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from toolkit.config_modules.base import Section, Text
-from toolkit.config_modules.process import GenerateProcess, TrainProcess, VaeProcess
-
-AnyProcess = TrainProcess | VaeProcess | GenerateProcess
-TRAINERS: dict[str, type[AnyProcess]] = dict.fromkeys(
-    ("sd_trainer", "diffusion_trainer", "ui_trainer"), TrainProcess
+from toolkit.config_modules.process import (
+    ConceptSliderProcess,
+    GenerateProcess,
+    SliderProcess,
+    TrainProcess,
+    VaeProcess,
 )
+
+AnyProcess = TrainProcess | ConceptSliderProcess | SliderProcess | VaeProcess | GenerateProcess
+TRAINERS: dict[str, type[AnyProcess]] = {
+    **dict.fromkeys(("sd_trainer", "diffusion_trainer", "ui_trainer"), TrainProcess),
+    "concept_slider": ConceptSliderProcess,
+    "slider": SliderProcess,
+}
 
 # job -> type of process -> its class.
 JOBS: dict[str, dict[str, type[AnyProcess]]] = {
@@ -22,8 +30,8 @@ JOBS: dict[str, dict[str, type[AnyProcess]]] = {
 }
 JOBS_NOT_YET = ("extract", "mod", "merge", "eval")
 PROCESSES_NOT_YET = (
-    "slider", "slider_old", "rescale_sd", "esrgan", "textual_inversion_trainer", "concept_slider",
-    "concept_replacer", "image_reference_slider_trainer", "ultimate_slider_trainer", "reference_generator",
+    "slider_old", "rescale_sd", "esrgan", "textual_inversion_trainer", "concept_replacer",
+    "image_reference_slider_trainer", "ultimate_slider_trainer", "reference_generator",
     "pure_lora_generator", "batch_img2img", "dataset_tools", "sync_from_collection", "super_tagger",
     "example_merge_extension", "locon", "lora", "rescale_lora",
 )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Float, Int, Section, Text
 from toolkit.config_modules.datasets import DatasetConfig
@@ -14,6 +15,7 @@ from toolkit.config_modules.loop import Dtype, LoopConfig
 from toolkit.config_modules.model import ModelConfig
 from toolkit.config_modules.network import LoggingConfig, NetworkConfig, SaveConfig
 from toolkit.config_modules.sample import ImageFormat, SampleConfig
+from toolkit.config_modules.slider import ConceptSliderConfig, TextSliderConfig
 from toolkit.config_modules.train import TrainConfig
 
 Device = Annotated[Text, Field(pattern=r"^(?i:auto|cpu|gpu|cuda|mps|xpu|npu)(:\d+)?$")]
@@ -114,6 +116,45 @@ class TrainProcess(DiffusionProcess):
     IDLE: ClassVar = PROCESS_IDLE
 
     type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer"] = Field(description="Kind of process.")
+
+
+class ConceptSliderProcess(DiffusionProcess):
+    """Training of a slider on pictures; their captions are not read."""
+
+    NOT_YET: ClassVar = PROCESS_NOT_YET
+    IDLE: ClassVar = PROCESS_IDLE
+
+    type: Literal["concept_slider"] = Field(description="Kind of process.")
+    network: NetworkConfig = Field(description="The adapter that becomes the slider.")
+    slider: ConceptSliderConfig = Field(description="What the slider moves.")
+
+
+class SliderProcess(DiffusionProcess):
+    """Training of a slider on prompts alone: the model draws its own pictures."""
+
+    NOT_YET: ClassVar = PROCESS_NOT_YET
+    IDLE: ClassVar = PROCESS_IDLE
+
+    type: Literal["slider"] = Field(description="Kind of process.")
+    network: NetworkConfig = Field(description="The adapter that becomes the slider.")
+    slider: TextSliderConfig = Field(description="What the slider moves.")
+    datasets: list[DatasetConfig] = Field(
+        [], max_length=0, description="None: this slider needs no pictures."
+    )
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """ai-toolkit's train.max_denoising_steps means the length of the path here."""
+        if _get(data, "train", "timestep_type") is not None:
+            raise PydanticCustomError(
+                "timestep_type",
+                "train.timestep_type means nothing here: a text slider trains at the levels of its own path",
+            )
+        steps = _get(data, "train", "max_denoising_steps")
+        if steps is not None:
+            _handed_down(data, "slider", {"max_denoising_steps": steps})
+            data["train"] = {k: v for k, v in data["train"].items() if k != "max_denoising_steps"}
+        return super().prepare(data)
 
 
 class VaeLossConfig(Section):

@@ -18,10 +18,10 @@ def _shares(num_items: int, world_size: int) -> list[int]:
 class EpochOrder:
     """Batches of item indices. Every item comes exactly once per epoch, over all ranks together.
 
-    Per bucket the items are shuffled and cut into chunks of batch_size * world_size; the chunks are shuffled
-    and dealt to the ranks, so that all ranks always work on one size. The last chunk of a bucket may be
-    smaller, and then leave a rank with an empty batch. Within a bucket items are counted by id, so renaming
-    files changes nothing.
+    Per bucket and network_weight the items are shuffled and cut into chunks of batch_size * world_size; the
+    chunks are shuffled and dealt to the ranks, so that all ranks always work on one size. The last chunk of
+    a bucket may be smaller, and then leave a rank with an empty batch. Within a bucket items are counted by
+    id, so renaming files changes nothing.
     """
 
     def __init__(
@@ -45,20 +45,22 @@ class EpochOrder:
         self._world_size = world_size
         self._rank = rank
         by_id = sorted(range(len(items)), key=lambda index: items[index].id)
-        self._buckets: dict[Bucket, list[int]] = {bucket: [] for bucket in sorted({i.bucket for i in items})}
+        groups = sorted({(item.bucket, item.network_weight) for item in items})
+        self._groups: dict[tuple[Bucket, float], list[int]] = {group: [] for group in groups}
         digest = hashlib.sha256()
         for index in by_id:
-            bucket = items[index].bucket
-            self._buckets[bucket].append(index)
+            bucket, weight = items[index].bucket, items[index].network_weight
+            self._groups[bucket, weight].append(index)
             digest.update(f"{items[index].id} {bucket.width} {bucket.height} {bucket.frames}\n".encode())
         self.fingerprint: str = digest.hexdigest()
-        self.num_batches: int = sum(-(-len(group) // self._chunk_size) for group in self._buckets.values())
+        self.num_batches: int = sum(-(-len(group) // self._chunk_size) for group in self._groups.values())
 
     def chunks(self, epoch: int) -> list[tuple[int, ...]]:
         """The batches of all ranks together, in order."""
         chunks: list[tuple[int, ...]] = []
-        for bucket, group in self._buckets.items():
-            key = (self.seed, epoch, bucket.width, bucket.height, bucket.frames)
+        for (bucket, weight), group in self._groups.items():
+            size = (bucket.width, bucket.height, bucket.frames)
+            key: tuple[float, ...] = (self.seed, epoch, *size, *([weight] if weight != 1 else []))
             shuffled = list(group)
             keyed_random("order", *key).shuffle(shuffled)
             chunks += [

@@ -77,7 +77,7 @@ class NoisedBatch(Protocol):
         """(B, 1, h, w), how much each place counts, or None."""
 
 
-def _latents_of(model: Denoiser, batch: NoisedBatch) -> Tensor:
+def latents_of(model: Denoiser, batch: NoisedBatch) -> Tensor:
     """The batch's latents, or its pixels encoded, without a gradient: the autoencoder does not learn here.
 
     An enclosing autocast is for the network; the latents must be those that a cache would hold.
@@ -121,7 +121,7 @@ def diffusion_loss(
     """
     if batch.noise is None or batch.t is None:
         raise ValueError("a batch needs noise and t")
-    latents = (_latents_of(model, batch) if latents is None else latents).float()
+    latents = (latents_of(model, batch) if latents is None else latents).float()
     noise = _beside(batch.noise, latents)
     t = _beside(batch.t, latents)
     if conditioning is None:

@@ -100,6 +100,11 @@ class RunFolder:
         return self.path / "contact_sheet.png"
 
     @property
+    def slider_sheet_path(self) -> Path:
+        """Prompts by strengths of a slider in one picture."""
+        return self.path / "slider_sheet.png"
+
+    @property
     def loss_plot_path(self) -> Path:
         """The loss over the steps in one picture."""
         return self.path / "loss.png"

@@ -37,33 +37,55 @@ class _Grid:
     rows: list[int]
     columns: list[int]
     cells: dict[tuple[int, int], Path]  # (prompt index, step)
-    size: tuple[int, int]  # of a cell, width and height
 
 
 def contact_sheet(
     run: RunFolder, path: Path, prompts: Sequence[str] | None = None, max_columns: int = 12
 ) -> Path:
     """Write a PNG of all previews: a row per prompt, a column per step. Raises RunError if there are none."""
+    grid = _grid(run, max_columns)
+    places = {
+        (grid.rows.index(index), grid.columns.index(step)): cell for (index, step), cell in grid.cells.items()
+    }
+    labels = [_label(grid, index, prompts) for index in grid.rows]
+    return _write_sheet(path, run.name, labels, [f"step {step}" for step in grid.columns], places)
+
+
+def slider_sheet(run: RunFolder, path: Path, prompts: Sequence[str], multipliers: Sequence[float]) -> Path:
+    """Write a PNG of the newest previews of a slider: a row per prompt, a column per strength of the network.
+
+    The previews are numbered prompt by prompt, one for each strength. Raises RunError if there are none.
+    """
+    by_step = run.samples_by_step()
+    if not by_step:
+        raise _no_samples(run)
+    step = max(by_step)
+    places = {divmod(index, len(multipliers)): cell for index, cell in by_step[step].items()}
+    columns = [f"{multiplier:+g}" if multiplier else "0" for multiplier in multipliers]
+    return _write_sheet(path, f"{run.name}, step {step}", list(prompts), columns, places)
+
+
+def _write_sheet(
+    path: Path, title: str, rows: list[str], columns: list[str], cells: dict[tuple[int, int], Path]
+) -> Path:
+    """A grid of pictures by (row, column) with a label for each row and column."""
     from PIL import Image, ImageDraw
 
-    grid = _grid(run, max_columns)
-    labels = [_label(grid, index, prompts) for index in grid.rows]
-    width = 2 * _MARGIN + _LABEL_WIDTH + len(grid.columns) * (grid.size[0] + _GAP)
+    size = _cell_size(list(cells.values()))
+    width = 2 * _MARGIN + _LABEL_WIDTH + len(columns) * (size[0] + _GAP)
     top = _MARGIN + _TITLE_SIZE + _HEADER
-    height = top + len(grid.rows) * (grid.size[1] + _GAP) + _MARGIN - _GAP
+    height = top + len(rows) * (size[1] + _GAP) + _MARGIN - _GAP
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, _MARGIN), run.name, _INK, _font(_TITLE_SIZE, bold=True), anchor="lt")
-    for column, step in enumerate(grid.columns):
-        left = _MARGIN + _LABEL_WIDTH + column * (grid.size[0] + _GAP)
-        middle = left + grid.size[0] // 2
-        draw.text((middle, top - 10), f"step {step}", _FAINT, _font(_STEP_SIZE), anchor="ms")
-        for row, index in enumerate(grid.rows):
-            corner = (left, top + row * (grid.size[1] + _GAP))
-            _paste(sheet, draw, corner, grid.cells.get((index, step)), grid.size)
-    for row, label in enumerate(labels):
-        middle = top + row * (grid.size[1] + _GAP) + grid.size[1] // 2
-        _write_wrapped(draw, (_MARGIN, middle), label, grid.size[1])
+    draw.text((_MARGIN, _MARGIN), title, _INK, _font(_TITLE_SIZE, bold=True), anchor="lt")
+    for column, text in enumerate(columns):
+        left = _MARGIN + _LABEL_WIDTH + column * (size[0] + _GAP)
+        draw.text((left + size[0] // 2, top - 10), text, _FAINT, _font(_STEP_SIZE), anchor="ms")
+        for row in range(len(rows)):
+            _paste(sheet, draw, (left, top + row * (size[1] + _GAP)), cells.get((row, column)), size)
+    for row, label in enumerate(rows):
+        middle = top + row * (size[1] + _GAP) + size[1] // 2
+        _write_wrapped(draw, (_MARGIN, middle), label, size[1])
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
     atomic.write_bytes(path, buffer.getvalue())
@@ -91,11 +113,15 @@ def thin(steps: Sequence[int], most: int) -> list[int]:
 def _grid(run: RunFolder, max_columns: int) -> _Grid:
     by_step = run.samples_by_step()
     if not by_step:
-        raise RunError(Problem("run.no_samples", "there are no previews to show", file=str(run.samples)))
+        raise _no_samples(run)
     columns = thin(list(by_step), max_columns)
     cells = {(index, step): path for step in columns for index, path in by_step[step].items()}
     rows = sorted({index for index, _ in cells})
-    return _Grid(rows, columns, cells, _cell_size(list(cells.values())))
+    return _Grid(rows, columns, cells)
+
+
+def _no_samples(run: RunFolder) -> RunError:
+    return RunError(Problem("run.no_samples", "there are no previews to show", file=str(run.samples)))
 
 
 def _cell_size(paths: list[Path]) -> tuple[int, int]:

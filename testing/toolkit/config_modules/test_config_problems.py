@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ("ema_decay: 0.99", "decay: 0.99", "train.ema_config.decay", "did you mean 'ema_decay'?"),
         ("dtype: bf16", "dtype: bf17", "train.dtype", "unknown dtype 'bf17'; did you mean 'bf16'?"),
         ("type: sd_trainer", "type: sd_trainr", "type", "did you mean 'sd_trainer'?"),
-        ("type: sd_trainer", "type: concept_slider", "type", "is not supported yet"),
+        ("type: sd_trainer", "type: concept_replacer", "type", "is not supported yet"),
         ("type: sd_trainer", "type: vae", "type", "set job: train"),
         ("job: extension", "job: extract", "job", "job 'extract' is not supported yet"),
         ("job: extension", "job: trian", "job", "did you mean 'train'?"),
