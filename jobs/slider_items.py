@@ -42,9 +42,11 @@ def read_slides(section: SliderProcess) -> list[Slide]:
     for target, phrase in product(section.slider.targets, _phrases(section)):
         for ends in target.ends():
             positive, negative = ends if target.multiplier > 0 else ends[::-1]
-            texts = (f"{prompt} {phrase}".strip() for prompt in (target.target_class, positive, negative))
-            texts = (with_trigger(section, text) for text in texts)
-            slides.append(Slide(*texts, multiplier=abs(target.multiplier), weight=target.weight))
+            texts = [
+                with_trigger(section, f"{prompt} {phrase}".strip())
+                for prompt in (target.target_class, positive, negative)
+            ]
+            slides.append(Slide(texts[0], texts[1], texts[2], abs(target.multiplier), target.weight))
     return slides
 
 
