@@ -116,7 +116,12 @@ def local_file(name: str, key: str) -> Path:
 
 
 def load_model(
-    model: ModelConfig, *, dtype: torch.dtype, device: torch.device, seed: int = 0
+    model: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int = 0,
+    zero_terminal_snr: bool = False,
 ) -> StableDiffusion:
     """The base model of a config. Raises ModelError."""
     from toolkit.stable_diffusion_model import StableDiffusion
@@ -131,6 +136,7 @@ def load_model(
         from_config=model.from_config,
         prediction_type=model.prediction_type,
         seed=seed,
+        **({"zero_terminal_snr": True} if zero_terminal_snr else {}),
     )
 
 

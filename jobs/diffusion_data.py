@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs import build
+from jobs.losses import extra_prompts, noise_maker, t_sampler
 from jobs.session import Session
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.data.batches import BatchMaker
@@ -16,7 +17,6 @@ from toolkit.data.latent_cache import LatentCache
 from toolkit.data.order import EpochOrder
 from toolkit.data.prefetch import prefetch
 from toolkit.data.prompt_cache import PromptCache
-from toolkit.diffusion.timestep_sampling import make_sampler
 from toolkit.paths import cache_root
 
 if TYPE_CHECKING:
@@ -30,10 +30,14 @@ ENCODE_BATCH_SIZE = 1
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Where batches come from. stream(position) yields them endlessly from that micro-batch on."""
+    """Where batches come from. stream(position) yields them endlessly from that micro-batch on.
+
+    prompts: the captions that were encoded ahead, None while a text encoder is trained.
+    """
 
     order: EpochOrder
     stream: Callable[[int], Stream]
+    prompts: PromptCache | None = None
 
     def epoch_of(self, position: int) -> int:
         """The epoch that micro-batch number `position` belongs to, from 0."""
@@ -64,17 +68,18 @@ def prepare_data(
     model, seed = trained.model, build.seed(section)
     latents = _cached_latents(section, items, trained, session)
     prompts = _cached_prompts(section, items, trained, session) if captions else None
-    sample_t = make_sampler(section.train.timestep_type, objective=model.objective)
     maker = BatchMaker(
         items,
         seed=seed,
         latent_shape=lambda bucket: model.latent_spec.shape(bucket.height, bucket.width),
-        sample_t=sample_t,
+        sample_t=t_sampler(section.train, model),
         latent_cache=latents,
         prompt_cache=prompts,
+        make_noise=noise_maker(section.train),
+        consistent_noise=section.train.force_consistent_noise,
     )
     order = EpochOrder(items, section.train.batch_size, seed)
-    return TrainingData(order, streaming(maker, order))
+    return TrainingData(order, streaming(maker, order), prompts)
 
 
 def _cached_latents(
@@ -118,8 +123,9 @@ def _cached_prompts(
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
     cache = PromptCache(cache_root() / "prompts" if on_disk else None, trained.model.text_encoder_hash)
     session.phase("caching", "Encoding captions")
+    captions = possible_captions(items)
     cache.fill(
-        possible_captions(items),
+        [*captions, *extra_prompts(section, captions)],
         trained.model.encode_prompts,
         progress=session.counted("captions"),
         should_stop=session.stop_requested,

@@ -66,7 +66,13 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
     """
     train, model = section.train, section.model
     dtype = torch.float32 if section.network is None else build.torch_dtype(model.dtype or train.dtype)
-    sd = build.load_model(model, dtype=dtype, device=accelerator.device, seed=build.seed(section))
+    sd = build.load_model(
+        model,
+        dtype=dtype,
+        device=accelerator.device,
+        seed=build.seed(section),
+        zero_terminal_snr=train.zero_terminal_snr,
+    )
     architecture = sd.architecture.freeze()
     components: dict[str, nn.Module] = {}
     if train.train_unet:

@@ -73,6 +73,34 @@ def training_config(tmp_path: Path, model_path: Path, name: str = "run", /, **ch
     return path
 
 
+def outcome(tmp_path: Path, model: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """What a run of `training_config` left: its losses, rates, weights and file names."""
+    from safetensors.torch import load_file
+
+    from jobs.base_job import run_job
+    from toolkit.config_modules.loading import load_job
+    from toolkit.metadata import read_metadata
+    from toolkit.runs.metrics import read_metrics
+
+    loaded = load_job(training_config(tmp_path, model, "run", **changes))
+    run_job(loaded)
+    folder = tmp_path / "out" / "run"
+    rows = read_metrics(folder / "metrics.jsonl")
+    file = folder / "run.safetensors"
+    weights = load_file(file) if file.is_file() else {}
+    return {
+        "steps": len(rows),
+        "losses": [row["loss"] for row in rows],
+        "rates": [row["lr"] for row in rows],
+        "norms": [row["grad_norm"] for row in rows],
+        "weights": {name: tensor.double().sum().item() for name, tensor in weights.items()},
+        "dtypes": {str(tensor.dtype) for tensor in weights.values()},
+        "metadata": read_metadata(file) if file.is_file() else {},
+        "files": sorted(path.name for path in folder.iterdir()),
+        "samples": len(list((folder / "samples").iterdir())),
+    }
+
+
 def environment(tmp_path: Path) -> dict[str, str]:
     """The environment of a job's subprocess: one thread, no network, caches of its own."""
     own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}

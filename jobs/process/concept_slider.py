@@ -47,7 +47,8 @@ def _losses(
     section: ConceptSliderProcess, trained: TrainedModel
 ) -> Callable[[Batch], Generator[ItemLosses, None, None]]:
     """The loss of a batch of pictures, in parts; whatever they show, the prompts are the slider's."""
-    from toolkit.training.slider_losses import SlidePrompts, SlideRule, noised, slider_losses
+    from toolkit.diffusion.diffusion_loss import noise_latents
+    from toolkit.training.slider_losses import SlidePrompts, SlideRule, slider_losses
 
     slider, model, network = section.slider, trained.model, network_of(trained)
     ends = (slider.target_class, slider.positive_prompt, slider.negative_prompt)
@@ -62,12 +63,13 @@ def _losses(
     )
 
     def losses(batch: Batch) -> Generator[ItemLosses, None, None]:
-        noisy, t = noised(model, batch, trained.device)
+        latents = None if batch.latents is None else batch.latents.to(trained.device, non_blocking=True)
+        noised = noise_latents(model, batch, latents=latents)
         prompts = SlidePrompts(
             [target] * len(batch), [positive] * len(batch), [negative] * len(batch), anchors
         )
         return slider_losses(
-            model, network, noisy, t, prompts=prompts, encode=encode, rule=rule, mask=batch.mask
+            model, network, noised.noisy, noised.t, prompts=prompts, encode=encode, rule=rule, mask=batch.mask
         )
 
     return losses

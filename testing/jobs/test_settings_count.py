@@ -7,12 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.base_job import run_job
-from testing.job_helpers import training_config
+from testing.job_helpers import outcome
 from testing.tiny_models import build_tiny_sd15
-from toolkit.config_modules.loading import load_job
-from toolkit.metadata import read_metadata
-from toolkit.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -27,27 +23,6 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, model) -> dict[str, Any]:
     return outcome(tmp_path_factory.mktemp("reference"), model, {})
-
-
-def outcome(tmp_path: Path, model: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    """What a run of four steps left: its losses, rates, weights and file names."""
-    loaded = load_job(training_config(tmp_path, model, "run", **changes))
-    run_job(loaded)
-    folder = tmp_path / "out" / "run"
-    rows = read_metrics(folder / "metrics.jsonl")
-    file = folder / LORA_FILE
-    weights = load_file(file) if file.is_file() else {}
-    return {
-        "steps": len(rows),
-        "losses": [row["loss"] for row in rows],
-        "rates": [row["lr"] for row in rows],
-        "norms": [row["grad_norm"] for row in rows],
-        "weights": {name: tensor.double().sum().item() for name, tensor in weights.items()},
-        "dtypes": {str(tensor.dtype) for tensor in weights.values()},
-        "metadata": read_metadata(file) if file.is_file() else {},
-        "files": sorted(path.name for path in folder.iterdir()),
-        "samples": len(list((folder / "samples").iterdir())),
-    }
 
 
 def dataset(tmp_path: Path, **changes: Any) -> list[dict[str, Any]]:

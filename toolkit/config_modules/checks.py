@@ -15,6 +15,7 @@ from toolkit.config_modules.explain import shown
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
 from toolkit.config_modules.loop import LoopConfig
+from toolkit.config_modules.loss_checks import check_losses, check_weights, unread_settings
 from toolkit.config_modules.names import FLOW_SAMPLERS
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
@@ -59,6 +60,7 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
     if isinstance(process, DiffusionProcess):
         yield from _check_trained_parts(process)
         yield from _check_text_cache(process)
+        yield from check_losses(process)
         objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
         yield from _check_objective(process, objective)
         yield from check_slider(process)
@@ -96,6 +98,8 @@ def process_notes(process: AnyProcess) -> list[str]:
     if isinstance(process, DiffusionProcess) and process.first_sample is not None:
         reason = "these are drawn once, before the first step"
         unread["first_sample", "sample_every"] = process.first_sample, reason
+    if isinstance(process, DiffusionProcess):
+        unread |= {("train", key): (process.train, why) for key, why in unread_settings(process).items()}
     return [
         f"{dotted(location)}: {shown(getattr(section, str(location[-1])))} has no effect: {reason}"
         for location, (section, reason) in unread.items()
@@ -197,9 +201,7 @@ def _check_objective(process: DiffusionProcess, objective: str) -> Iterator[Find
     flow, says_flow = objective == "flow", _says_flow(process)
     if flow != says_flow:
         yield _noise_conflict(process, objective)
-    if (flow or says_flow) and process.train.min_snr_gamma is not None:
-        message = "is defined for ddpm noise, not for flowmatch"
-        yield _finding(("train", "min_snr_gamma"), "config.conflict", message, "leave it out")
+    yield from check_weights(process, "flow" if says_flow else objective)
     for location, sampler in _samplers(process):
         if flow != says_flow and sampler == "flowmatch":
             continue  # it follows from the noise scheduler, which has been told

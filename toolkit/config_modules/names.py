@@ -62,6 +62,17 @@ LR_SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "step",
 )  # fmt: skip
 
+# Equal to the tables in toolkit/diffusion (a test compares them); every spelling -> its name.
+TIMESTEP_TYPES = (
+    "sigmoid", "linear", "shift", "flux_shift", "lumina2_shift", "weighted", "lognorm_blend", "one_step",
+)  # fmt: skip
+TIMESTEP_TYPES_NOT_YET = ("next_sample", "two_step", "four_step", "eight_step")
+LOSS_TYPES = {
+    "mse": "mse", "l2": "mse", "mae": "mae", "l1": "mae",
+    "huber": "huber", "smooth_l1": "smooth_l1", "pseudo_huber": "pseudo_huber",
+}  # fmt: skip
+LOSS_TYPES_NOT_YET = ("wavelet", "stepped", "mean_flow", "pixelspace")
+
 NETWORKS_NOT_YET = ("locon", "lycoris", "loha", "lorm", "lokr", "dora", "fullrank", "lierla")
 
 # Every spelling of an architecture -> its name in the catalogue.

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from toolkit.config_modules.base import AnyOf, Float, one_of
+from toolkit.config_modules.base import Float, Int, Text, one_of
 from toolkit.config_modules.loop import LoopConfig
-from toolkit.config_modules.names import SAMPLERS
+from toolkit.config_modules.names import (
+    LOSS_TYPES,
+    LOSS_TYPES_NOT_YET,
+    SAMPLERS,
+    TIMESTEP_TYPES,
+    TIMESTEP_TYPES_NOT_YET,
+)
 
 # All of diffusers' Stable Diffusion schedulers share one training noise table; only their sampling differs.
 _NOISE_TABLES = {name: "ddpm" for name in SAMPLERS if name not in ("flowmatch", "lcm")} | {
     "flowmatch": "flowmatch"
 }
 _NO_CFG = "only counts with do_cfg or do_random_cfg"
-_NO_DOP = "only counts with diff_output_preservation"
 _NO_GUIDANCE = "only counts with do_guidance_loss"
 _NO_CONTROLNET = "only counts with controlnet_use"
 _NO_FEATURES = "only counts with a feature extractor"
 _TORCH_ATTENTION = "attention always runs through torch's own scaled_dot_product_attention"
+
+
+Bias = Literal["balanced", "content", "style"]
+
+
+def _debiased(data: Mapping[str, Any]) -> dict[str, str]:
+    """kohya's switch debiased_estimation_loss: true is the exact form."""
+    value = data.get("debiased_estimation_loss")
+    return {"debiased_estimation_loss": "exact" if value else "off"} if isinstance(value, bool) else {}
 
 
 class TrainConfig(LoopConfig):
@@ -28,23 +43,15 @@ class TrainConfig(LoopConfig):
     NOT_YET: ClassVar = {
         "refiner_lr": None, "embedding_lr": None, "adapter_lr": None,
         "train_turbo": False, "attention_backend": "native",
-        "content_or_style": "balanced", "content_or_style_reg": "balanced",
-        "min_denoising_steps": 0, "max_denoising_steps": AnyOf(999, 1000), "num_train_timesteps": 1000,
-        "linear_timesteps": False, "linear_timesteps2": False,
-        "loss_target": "noise", "snr_gamma": None, "learnable_snr_gos": False,
-        "noise_offset": 0.0, "dynamic_noise_offset": False,
-        "noise_multiplier": 1.0, "target_noise_multiplier": 1.0, "latent_multiplier": 1.0,
-        "noisy_latent_multiplier": 1.0, "img_multiplier": 1.0,
-        "random_noise_multiplier": 0.0, "random_noise_shift": 0.0,
-        "optimal_noise_pairing_samples": 1, "force_consistent_noise": False, "blended_blur_noise": False,
+        "num_train_timesteps": 1000,
+        "loss_target": "noise", "learnable_snr_gos": False, "dynamic_noise_offset": False,
+        "optimal_noise_pairing_samples": 1, "blended_blur_noise": False,
         "adaptive_scaling_factor": False, "standardize_images": False, "standardize_latents": False,
         "match_noise_norm": False,
         "do_cfg": False, "do_random_cfg": False, "negative_prompt": None,
         "prompt_dropout_prob": 0.0, "prompt_saturation_chance": 0.0,
-        "reg_weight": 1.0, "inverted_mask_prior": False,
-        "diff_output_preservation": False, "blank_prompt_preservation": False,
         "do_prior_divergence": False, "correct_pred_norm": False, "pred_scaler": 1.0, "target_norm_std": None,
-        "do_differential_guidance": False, "do_guidance_loss": False, "bypass_guidance_embedding": False,
+        "do_guidance_loss": False, "bypass_guidance_embedding": False,
         "start_step": None, "unload_text_encoder": False,
         "short_and_long_captions": False, "short_and_long_captions_encoder_split": False,
         "single_item_batching": False, "merge_network_on_save": False,
@@ -61,12 +68,7 @@ class TrainConfig(LoopConfig):
         "next_sample_timesteps": (8, "only counts with timestep_type: next_sample"),
         "cfg_scale": (1.0, _NO_CFG), "max_cfg_scale": (None, _NO_CFG), "cfg_rescale": (None, _NO_CFG),
         "max_negative_prompts": (1, "only counts with negative_prompt"),
-        "inverted_mask_prior_multiplier": (0.5, "only counts with inverted_mask_prior"),
-        "diff_output_preservation_multiplier": (1.0, _NO_DOP),
-        "diff_output_preservation_class": ("", _NO_DOP),
-        "blank_prompt_preservation_multiplier": (1.0, "only counts with blank_prompt_preservation"),
         "correct_pred_norm_multiplier": (1.0, "only counts with correct_pred_norm"),
-        "differential_guidance_scale": (3.0, "only counts with do_differential_guidance"),
         "guidance_loss_target": (3.0, _NO_GUIDANCE), "do_guidance_loss_cfg_zero": (False, _NO_GUIDANCE),
         "guidance_loss_schedule": ("constant", _NO_GUIDANCE), "unconditional_prompt": ("", _NO_GUIDANCE),
         "paramiter_swapping_factor": (0.1, "only counts with do_paramiter_swapping"),
@@ -102,29 +104,124 @@ class TrainConfig(LoopConfig):
         "ddpm", description="Noise of training: ddpm (a table of 1000 levels) or flowmatch (a straight line)."
     )
     timestep_type: Annotated[
-        Literal["sigmoid", "linear"],
-        *one_of(
-            "timestep type",
-            ("sigmoid", "linear"),
-            ("shift", "flux_shift", "lumina2_shift", "weighted", "lognorm_blend", "next_sample", "one_step",
-             "two_step", "four_step", "eight_step"),
-        ),
+        Literal[
+            "sigmoid", "linear", "shift", "flux_shift", "lumina2_shift", "weighted", "lognorm_blend",
+            "one_step",
+        ],
+        *one_of("timestep type", TIMESTEP_TYPES, TIMESTEP_TYPES_NOT_YET),
     ] = Field(
         "sigmoid",
-        description="Density of noise levels: sigmoid (of a normal draw: mostly middle) or linear (uniform). "
+        description="Density of noise levels: sigmoid (of a normal draw: mostly middle), linear (even), "
+        "shift, flux_shift and lumina2_shift (towards noise, the more the larger the picture), weighted "
+        "(even, middle levels count more), lognorm_blend, one_step (pure noise). "
         "Left out it is sigmoid for flowmatch and linear for ddpm, as ai-toolkit trains.",
     )  # fmt: skip
+    discrete_flow_shift: Float | None = Field(
+        None, gt=0, description="Fixed shift of timestep_type: shift (null: by the size of the picture)."
+    )
+    content_or_style: Bias = Field(
+        "balanced", description="More draws at high noise (content), at low noise (style), or neither."
+    )
+    content_or_style_reg: Bias = Field(
+        "balanced", description="The same for the pictures of regularisation datasets."
+    )
+    min_denoising_steps: Int = Field(
+        0, ge=0, le=999, description="First of 1000 denoising steps that is trained; 0 is pure noise."
+    )
+    max_denoising_steps: Int = Field(
+        999, ge=0, le=1000, description="Last denoising step that is trained; 999 is almost clean."
+    )
+    linear_timesteps: bool = Field(
+        False, description="Even noise levels, and a loss that counts by a bell over them."
+    )
+    linear_timesteps2: bool = Field(
+        False, description="The same with the bell's top for all levels of the clean half."
+    )
     min_snr_gamma: Float | None = Field(
         None,
         gt=0,
         description="Weight each item by min(gamma / SNR, 1) (arXiv:2303.09556); 5 is usual; ddpm only.",
     )
+    snr_gamma: Float | None = Field(
+        None, gt=0, description="Weight each item by gamma / SNR, min_snr_gamma without its cap; ddpm only."
+    )
+    debiased_estimation_loss: Literal["off", "exact", "kohya"] = Field(
+        "off",
+        description="Weight by 1 / sqrt(SNR) (arXiv:2310.08442); true is exact, kohya another for v.",
+    )
     loss_type: Annotated[
-        Literal["mse", "mae"],
-        *one_of(
-            "loss type", ("mse", "mae"), ("wavelet", "stepped", "mean_flow", "pixelspace", "pseudo_huber")
-        ),
-    ] = Field("mse", description="Distance between prediction and target: mse (squared) or mae (absolute).")
+        Literal["mse", "mae", "huber", "smooth_l1", "pseudo_huber"],
+        *one_of("loss type", LOSS_TYPES, LOSS_TYPES_NOT_YET),
+    ] = Field(
+        "mse",
+        description="Distance between prediction and target: mse (squared), mae (absolute), or squared for "
+        "small and absolute for large differences: huber, smooth_l1, pseudo_huber.",
+    )
+    huber_c: Float | None = Field(
+        None, gt=0, le=1, description="Where a Huber loss turns (null: 0.1, for pseudo_huber 0.01)."
+    )
+    huber_schedule: Literal["constant", "exponential", "snr"] | None = Field(
+        None,
+        description="How huber_c falls from 1 (clean) to its value (noise): constant, exponential or snr "
+        "(null: snr, for pseudo_huber constant).",
+    )
+    noise_offset: Float = Field(
+        0.0, ge=0, description="Spread of a value added to the noise of whole channels; 0.05 to 0.1 is usual."
+    )
+    multires_noise_iterations: Int = Field(
+        0, ge=0, le=16, description="Levels of coarser noise added to the noise; 6 is usual."
+    )
+    multires_noise_discount: Float = Field(
+        0.3, ge=0, le=1, description="Strength of each coarser level next to the one before."
+    )
+    ip_noise_gamma: Float = Field(
+        0.0,
+        ge=0,
+        description="Input perturbation: noise that the target does not hold (arXiv:2301.11706); 0.1.",
+    )
+    force_consistent_noise: bool = Field(False, description="A picture has the same noise in every epoch.")
+    noise_multiplier: Float = Field(1.0, description="Factor of the noise, mixed in and in the target.")
+    target_noise_multiplier: Float = Field(1.0, description="Factor of the noise in the target alone.")
+    latent_multiplier: Float = Field(1.0, description="Factor of the latents before noise is mixed in.")
+    noisy_latent_multiplier: Float = Field(1.0, description="Factor of the latents after noise is mixed in.")
+    img_multiplier: Float = Field(
+        1.0, description="Factor of the pixels before they are encoded; not with cached latents."
+    )
+    random_noise_multiplier: Float = Field(
+        0.0, ge=0, description="Spread of a random factor around 1 of the noise of whole channels."
+    )
+    random_noise_shift: Float = Field(
+        0.0, ge=0, description="Spread of a random shift of the noise of whole channels."
+    )
+    zero_terminal_snr: bool = Field(
+        False,
+        description="Rescale the noise table so that it ends in pure noise (arXiv:2305.08891); needs v.",
+    )
+    reg_weight: Float = Field(1.0, ge=0, description="Weight of the losses of regularisation pictures.")
+    inverted_mask_prior: bool = Field(
+        False, description="Hold what the masks leave out to what the base model predicts there."
+    )
+    inverted_mask_prior_multiplier: Float = Field(0.5, ge=0, description="Weight of inverted_mask_prior.")
+    diff_output_preservation: bool = Field(
+        False, description="Hold the prediction for the class word to the base model's, for the same noise."
+    )
+    diff_output_preservation_multiplier: Float = Field(
+        1.0, ge=0, description="Weight of diff_output_preservation."
+    )
+    diff_output_preservation_class: Text = Field(
+        "",
+        description="Class word for the trigger word in diff_output_preservation, such as person.",
+    )
+    blank_prompt_preservation: bool = Field(
+        False, description="Hold the prediction for the empty prompt to the base model's, for the same noise."
+    )
+    blank_prompt_preservation_multiplier: Float = Field(
+        1.0, ge=0, description="Weight of blank_prompt_preservation."
+    )
+    do_differential_guidance: bool = Field(
+        False, description="Aim beyond the target: prediction + scale (target - prediction)."
+    )
+    differential_guidance_scale: Float = Field(3.0, description="Scale of do_differential_guidance.")
     cache_text_embeddings: bool = Field(
         False, description="Encode every caption once and set the text encoders aside; for all datasets."
     )
@@ -133,6 +230,9 @@ class TrainConfig(LoopConfig):
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
         """Uniform noise levels for ddpm unless the file names a density."""
         data = super().prepare(data)
+        data = {**data, **_debiased(data)}
+        if data.get("linear_timesteps") or data.get("linear_timesteps2"):
+            data = {"timestep_type": "linear", **data}
         if "timestep_type" not in data and data.get("noise_scheduler", "ddpm") != "flowmatch":
             data = {**data, "timestep_type": "linear"}
         return data

@@ -21,13 +21,22 @@ from toolkit.prompt_utils import Conditioning, concat
 from toolkit.seeding import keyed_generator, keyed_random
 
 LatentShape = Callable[[Bucket], tuple[int, int, int]]
-SampleT = Callable[[torch.Generator], Tensor]
+SampleT = Callable[[torch.Generator, MediaItem], Tensor]
+MakeNoise = Callable[[tuple[int, int, int], torch.Generator], tuple[Tensor, Tensor]]
+
+
+def plain_noise(shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One standard normal (C, h, w), both as the noise of the target and as what is mixed in."""
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+    return noise, noise
 
 
 class BatchMaker:
     """Makes the batch of some items in some epoch; what an item gets does not depend on its company.
 
-    latent_shape: bucket -> (C, h, w), or None for batches without noise. sample_t: generator -> t () or None.
+    latent_shape: bucket -> (C, h, w), or None for batches without noise. sample_t: (generator, item) ->
+    t () or None. make_noise: ((C, h, w), generator) -> noise of the target and what is mixed in; with
+    consistent_noise an item has the same noise in every epoch.
     Latents come from the cache if it has those of the whole batch, else the batch holds pixels.
     """
 
@@ -41,6 +50,8 @@ class BatchMaker:
         latent_cache: LatentCache | None = None,
         prompt_cache: PromptCache | None = None,
         load: PixelLoader = load_pixels,
+        make_noise: MakeNoise = plain_noise,
+        consistent_noise: bool = False,
     ) -> None:
         self.items = tuple(items)
         self.seed = seed
@@ -49,6 +60,8 @@ class BatchMaker:
         self._latent_cache = latent_cache
         self._prompt_cache = prompt_cache
         self._load = load
+        self._make_noise = make_noise
+        self._consistent_noise = consistent_noise
 
     def make(self, indices: Sequence[int], epoch: int) -> Batch:
         """The batch of these items, on the CPU, float32. Raises ValueError unless they share one bucket."""
@@ -57,7 +70,7 @@ class BatchMaker:
             raise ValueError(f"a batch needs items of exactly one bucket, got {[i.bucket for i in items]}")
         captions = tuple(self.caption(item, epoch) for item in items)
         latents = self._latents(items)
-        noise = self._noise(items, epoch)
+        noise, mixed_noise = self._noise(items, epoch)
         if latents is not None and noise is not None and latents.shape != noise.shape:
             raise ValueError(f"latents {tuple(latents.shape)} where {tuple(noise.shape)} were expected")
         return Batch(
@@ -65,6 +78,7 @@ class BatchMaker:
             captions=captions,
             weights=torch.tensor([item.loss_multiplier for item in items], dtype=torch.float32),
             noise=noise,
+            mixed_noise=mixed_noise,
             t=self._t(items, epoch),
             latents=latents,
             pixels=self._pixels(items) if latents is None else None,
@@ -84,18 +98,22 @@ class BatchMaker:
         """The final caption of an item in an epoch, after dropout."""
         return final_caption(item, keyed_random("caption", self.seed, epoch, item.id))
 
-    def _noise(self, items: Sequence[MediaItem], epoch: int) -> Tensor | None:
+    def _noise(self, items: Sequence[MediaItem], epoch: int) -> tuple[Tensor | None, Tensor | None]:
+        """Noise of the targets and, unless it is the same, what is mixed in; each (B, C, h, w)."""
         if self._latent_shape is None:
-            return None
+            return None, None
         shape = self._latent_shape(items[0].bucket)
+        epoch = 0 if self._consistent_noise else epoch
         generators = (keyed_generator("noise", self.seed, epoch, item.id) for item in items)
-        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in generators])
+        pairs = [self._make_noise(shape, generator) for generator in generators]
+        mixed = None if all(a is b for a, b in pairs) else torch.stack([mixed for _, mixed in pairs])
+        return torch.stack([noise for noise, _ in pairs]), mixed
 
     def _t(self, items: Sequence[MediaItem], epoch: int) -> Tensor | None:
         if self._sample_t is None:
             return None
-        generators = (keyed_generator("t", self.seed, epoch, item.id) for item in items)
-        return torch.stack([self._sample_t(g).to(torch.float32).reshape(()) for g in generators])
+        keyed = ((keyed_generator("t", self.seed, epoch, item.id), item) for item in items)
+        return torch.stack([self._sample_t(g, item).to(torch.float32).reshape(()) for g, item in keyed])
 
     def _latents(self, items: Sequence[MediaItem]) -> Tensor | None:
         if self._latent_cache is None:

@@ -65,7 +65,8 @@ class Batch:
     """B items of one bucket, ready for a step; made on the CPU, float32.
 
     captions: the final text of each item. pixels (B, 3, H, W) in [-1, 1] or latents (B, C, h, w) (one of
-    both may be None); noise like latents; t (B,) in [0, 1]; weights (B,); mask (B, 1, h, w) or None.
+    both may be None); noise like latents; mixed_noise, if given, is mixed in where noise is in the target;
+    t (B,) in [0, 1]; weights (B,); mask (B, 1, h, w) or None.
     conditioning is None when the text encoder runs inside the step.
     """
 
@@ -73,6 +74,7 @@ class Batch:
     captions: tuple[str, ...]
     weights: Tensor
     noise: Tensor | None = None
+    mixed_noise: Tensor | None = None
     t: Tensor | None = None
     latents: Tensor | None = None
     pixels: Tensor | None = None

@@ -29,6 +29,28 @@ class ItemLosses:
         """Mean weighted error of every item (B,) float32; 0 for an item without valid elements."""
         return self.sums / self.counts.clamp(min=torch.finfo(self.counts.dtype).tiny)
 
+    def plus(self, other: ItemLosses, factor: float) -> ItemLosses:
+        """Losses whose per_item is this one's plus factor times the other's, over this one's counts."""
+        return ItemLosses(self.sums + factor * other.per_item * self.counts, self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Multipliers:
+    """Factors of pixels before they are encoded, of latents before and after noise is mixed in."""
+
+    pixels: float = 1.0
+    latents: float = 1.0
+    noisy: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Noised:
+    """What the network sees and should answer: noisy and target (B, C, h, w), t (B,), all float32."""
+
+    noisy: Tensor
+    target: Tensor
+    t: Tensor
+
 
 class Denoiser(Protocol):
     """What the loss asks of a model; toolkit.models.base.Architecture has it."""
@@ -65,6 +87,10 @@ class NoisedBatch(Protocol):
         """Like the latents."""
 
     @property
+    def mixed_noise(self) -> Tensor | None:
+        """Like the noise: what is mixed in where that is not the noise of the target, or None."""
+
+    @property
     def t(self) -> Tensor | None:
         """(B,) in [0, 1]."""
 
@@ -77,10 +103,11 @@ class NoisedBatch(Protocol):
         """(B, 1, h, w), how much each place counts, or None."""
 
 
-def latents_of(model: Denoiser, batch: NoisedBatch) -> Tensor:
+def latents_of(model: Denoiser, batch: NoisedBatch, factor: float = 1.0) -> Tensor:
     """The batch's latents, or its pixels encoded, without a gradient: the autoencoder does not learn here.
 
-    An enclosing autocast is for the network; the latents must be those that a cache would hold.
+    An enclosing autocast is for the network; the latents must be those that a cache would hold. factor: of
+    the pixels before they are encoded.
     """
     if batch.latents is not None:
         return batch.latents
@@ -90,7 +117,7 @@ def latents_of(model: Denoiser, batch: NoisedBatch) -> Tensor:
         # The pixels may still be on the CPU while the model is elsewhere, so not their device alone.
         for device in {"cpu", batch.pixels.device.type, *_accelerators()}:
             stack.enter_context(torch.autocast(device, enabled=False))
-        return model.encode_images(batch.pixels)
+        return model.encode_images(batch.pixels if factor == 1 else batch.pixels * factor)
 
 
 def _accelerators() -> list[str]:
@@ -104,6 +131,56 @@ def _beside(values: Tensor, reference: Tensor) -> Tensor:
     return values.to(reference.device, torch.float32, non_blocking=reference.device.type != "cpu")
 
 
+def noise_latents(
+    model: Denoiser,
+    batch: NoisedBatch,
+    *,
+    latents: Tensor | None = None,
+    multipliers: Multipliers = Multipliers(),
+) -> Noised:
+    """Mix the batch's noise into its latents. `latents` stand in for the batch's, on the right device.
+
+    Raises ValueError if the batch has no noise or t, or neither latents nor pixels.
+    """
+    if batch.noise is None or batch.t is None:
+        raise ValueError("a batch needs noise and t")
+    latents = (latents_of(model, batch, multipliers.pixels) if latents is None else latents).float()
+    noise = _beside(batch.noise, latents)
+    mixed = noise if batch.mixed_noise is None else _beside(batch.mixed_noise, latents)
+    t = _beside(batch.t, latents)
+    # An enclosing autocast is for the network; noising stays float32.
+    with torch.autocast(latents.device.type, enabled=False):
+        if multipliers.latents != 1:
+            latents = latents * multipliers.latents
+        noisy = model.objective.add_noise(latents, mixed, t)
+        if multipliers.noisy != 1:
+            noisy = noisy * multipliers.noisy
+        return Noised(noisy, model.objective.target(latents, noise, t), t)
+
+
+def errors_of(
+    model: Denoiser,
+    prediction: Tensor,
+    target: Tensor,
+    t: Tensor,
+    *,
+    criterion: Criterion,
+    weighting: Weighting | None = None,
+    mask: Tensor | None = None,
+) -> ItemLosses:
+    """prediction and target (B, C, h, w), t (B,), mask (B, 1, h, w) or None -> what every item is off by.
+
+    Weighted by noise level and mask; not reduced over the batch.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        t = _beside(t, prediction)
+        errors = criterion(prediction.float(), _beside(target, prediction), model.objective, t)
+        if weighting is not None:
+            weights = weighting(model.objective, t)
+            errors = errors * weights.reshape(-1, *[1] * (errors.ndim - 1))
+        return _sum_valid(errors, mask)
+
+
 def diffusion_loss(
     model: Denoiser,
     batch: NoisedBatch,
@@ -112,6 +189,7 @@ def diffusion_loss(
     weighting: Weighting | None = None,
     conditioning: Any = None,
     latents: Tensor | None = None,
+    multipliers: Multipliers = Multipliers(),
 ) -> ItemLosses:
     """The error of the model's prediction for every item, weighted by noise level and mask, not reduced.
 
@@ -119,26 +197,21 @@ def diffusion_loss(
     batch.weights are left to the caller: they weigh items against each other, not elements.
     Raises ValueError if the batch has no noise or t.
     """
-    if batch.noise is None or batch.t is None:
-        raise ValueError("a batch needs noise and t")
-    latents = (latents_of(model, batch) if latents is None else latents).float()
-    noise = _beside(batch.noise, latents)
-    t = _beside(batch.t, latents)
+    noised = noise_latents(model, batch, latents=latents, multipliers=multipliers)
     if conditioning is None:
         conditioning = batch.conditioning
     if conditioning is None:
         conditioning = model.encode_prompts(list(batch.captions))
-    # An enclosing autocast is for the network; noising and the error stay float32.
-    with torch.autocast(latents.device.type, enabled=False):
-        noisy = model.objective.add_noise(latents, noise, t)
-        target = model.objective.target(latents, noise, t)
-    prediction = model.predict(noisy, t, conditioning)
-    with torch.autocast(latents.device.type, enabled=False):
-        errors = criterion(prediction.float(), _beside(target, prediction))
-        if weighting is not None:
-            weights = weighting(model.objective, _beside(t, prediction))
-            errors = errors * weights.reshape(-1, *[1] * (errors.ndim - 1))
-        return _sum_valid(errors, batch.mask)
+    prediction = model.predict(noised.noisy, noised.t, conditioning)
+    return errors_of(
+        model,
+        prediction,
+        noised.target,
+        noised.t,
+        criterion=criterion,
+        weighting=weighting,
+        mask=batch.mask,
+    )
 
 
 def _sum_valid(errors: Tensor, mask: Tensor | None) -> ItemLosses:

@@ -7,8 +7,10 @@ Every form below is finite at SNR = 0, where the usual min(SNR, gamma) / SNR is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from toolkit.diffusion.objectives import Objective
@@ -54,5 +56,60 @@ def snr_gamma(gamma: float) -> Weighting:
         if objective.name == "v_prediction":
             return gamma / (snr + 1)
         raise ValueError(f"snr_gamma is not defined for the objective '{objective.name}'")
+
+    return weight
+
+
+def debiased(objective: Objective, t: Tensor) -> Tensor:
+    """Debiased estimation (arXiv:2310.08442): 1 / sqrt(SNR) on the noise error, sqrt(SNR) / (SNR + 1) on v.
+
+    The noise form is infinite at SNR = 0, where nothing can be learned from the noise; there it is 0, as the
+    form of v is. Raises ValueError for flow matching.
+    """
+    snr = objective.snr(t)
+    if objective.name == "epsilon":
+        return snr.rsqrt().where(snr > 0, torch.zeros_like(snr))
+    if objective.name == "v_prediction":
+        return snr.sqrt() / (snr + 1)
+    raise ValueError(f"debiased estimation is not defined for the objective '{objective.name}'")
+
+
+def debiased_as_kohya(objective: Objective, t: Tensor) -> Tensor:
+    """kohya's form of `debiased`: SNR capped at 1000, and 1 / (SNR + 1) on v, another choice there."""
+    snr = objective.snr(t).clamp(max=1000.0)
+    if objective.name == "epsilon":
+        return snr.rsqrt().where(snr > 0, torch.zeros_like(snr))
+    if objective.name == "v_prediction":
+        return 1 / (snr + 1)
+    raise ValueError(f"debiased estimation is not defined for the objective '{objective.name}'")
+
+
+# The bell exp(-2 (t - 1/2)^2) less its value at the ends, as a mean over t in [0, 1].
+_BELL_FLOOR = math.exp(-0.5)
+_BELL_MEAN = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - _BELL_FLOOR
+
+
+def bell(objective: Objective, t: Tensor) -> Tensor:
+    """A bell over t, top in the middle, 0 at both ends, mean 1 (`linear_timesteps` of ai-toolkit)."""
+    return (torch.exp(-2 * (t - 0.5) ** 2) - _BELL_FLOOR) / _BELL_MEAN
+
+
+def half_bell(objective: Objective, t: Tensor) -> Tensor:
+    """`bell` for the noisy half, and its top for the clean half (`linear_timesteps2` of ai-toolkit)."""
+    return bell(objective, t.clamp(min=0.5))
+
+
+def cosmap(objective: Objective, t: Tensor) -> Tensor:
+    """2 / (pi (1 - 2 t + 2 t^2)): CosMap of SD3 (arXiv:2403.03206, section 3.1), mean 1 over t in [0, 1]."""
+    return 2 / (math.pi * (1 - 2 * t + 2 * t**2))
+
+
+def product(weightings: list[Weighting]) -> Weighting | None:
+    """All of some weightings multiplied, or None if there are none."""
+    if not weightings:
+        return None
+
+    def weight(objective: Objective, t: Tensor) -> Tensor:
+        return math.prod((each(objective, t) for each in weightings), start=torch.ones_like(t))
 
     return weight

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toolkit.diffusion.diffusion_loss import Denoiser, ItemLosses, NoisedBatch, latents_of
+from toolkit.diffusion.diffusion_loss import Denoiser, ItemLosses
 from toolkit.networks.base import Network
 from toolkit.prompt_utils import Conditioning
 
@@ -68,22 +68,6 @@ def slide_target(base: Tensor, direction: Tensor, strength: float, *, normalised
     """base and direction (B, C, h, w) -> base + strength * direction; normalised: with base's statistics."""
     moved = base + strength * direction
     return match_statistics(moved, base) if normalised else moved
-
-
-def noised(model: Denoiser, batch: NoisedBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The batch's latents with its noise: noisy (B, C, h, w) and t (B,), float32 on the device.
-
-    Raises ValueError if the batch has no noise or t.
-    """
-    if batch.noise is None or batch.t is None:
-        raise ValueError("a batch needs noise and t")
-    waits = device.type == "cpu"
-    latents, noise, t = (
-        values.to(device, torch.float32, non_blocking=not waits)
-        for values in (latents_of(model, batch), batch.noise, batch.t)
-    )
-    with torch.autocast(device.type, enabled=False):
-        return model.objective.add_noise(latents, noise, t), t
 
 
 @contextmanager

@@ -178,7 +178,7 @@ def test_whole_numbers_may_be_floats(written):
         (LoopConfig, {"gradient_checkpointing": "perhaps"}),
         (EMAConfig, {"ema_decay": 1.0}),
         (TrainConfig, {"loss_type": "wavelet"}),
-        (TrainConfig, {"timestep_type": "shift"}),
+        (TrainConfig, {"timestep_type": "next_sample"}),
         (TrainConfig, {"noise_scheduler": "lcm"}),
         (TrainConfig, {"min_snr_gamma": 0}),
         (NetworkConfig, {"linear": 0}),

@@ -30,7 +30,7 @@ def latent_shape(bucket: Bucket) -> tuple[int, int, int]:
     return 4, bucket.height // 8, bucket.width // 8
 
 
-def uniform_t(generator: torch.Generator) -> Tensor:
+def uniform_t(generator: torch.Generator, item: MediaItem) -> Tensor:
     return torch.rand((), generator=generator)
 
 

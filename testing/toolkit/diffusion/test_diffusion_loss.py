@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 from testing.tiny_models import build_tiny_sd15
 from toolkit.data.items import Batch
-from toolkit.diffusion.criteria import CRITERIA
+from toolkit.diffusion.criteria import mae, mse
 from toolkit.diffusion.diffusion_loss import ItemLosses, diffusion_loss
 from toolkit.diffusion.loss_weighting import min_snr
 from toolkit.models.sd15.loading import load
 from toolkit.models.sd15.model import SD15
 
-MSE = CRITERIA["mse"]
+MSE = mse
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_per_item_is_the_mean_error_of_each_item(model, batch):
 
 
 def test_mae_is_the_absolute_error(model, batch):
-    losses = diffusion_loss(model, batch, criterion=CRITERIA["mae"])
+    losses = diffusion_loss(model, batch, criterion=mae)
     noisy = model.objective.add_noise(batch.latents, batch.noise, batch.t)
     prediction = model.predict(noisy, batch.t, batch.conditioning)
     target = model.objective.target(batch.latents, batch.noise, batch.t)
@@ -99,7 +99,7 @@ def test_a_mask_counts_only_what_it_covers(model, batch):
 
     elements: list[torch.Tensor] = []
 
-    def keeping(prediction, target):
+    def keeping(prediction, target, objective, t):
         elements.append((prediction - target) ** 2)
         return elements[0]
 
@@ -144,7 +144,7 @@ def test_gradients_reach_the_denoiser_and_not_the_autoencoder(model, batch):
 def test_autocast_touches_only_the_network(model, batch):
     seen: list[torch.dtype] = []
 
-    def watching(prediction, target):
+    def watching(prediction, target, objective, t):
         seen.extend([prediction.dtype, target.dtype])
         return (prediction - target) ** 2
 

@@ -12,6 +12,7 @@ from toolkit.errors import ModelError, Problem
 from toolkit.models.sd15.model import SD15
 from toolkit.models.sd15.single_file import SD15_CONFIG, load_single_file
 from toolkit.models.shared.families import Family, load_components
+from toolkit.models.shared.schedules import ZERO_TERMINAL_SNR
 
 FAMILY = Family(
     title="Stable Diffusion 1.x",
@@ -35,6 +36,7 @@ def load(
     from_config: bool = False,
     seed: int = 0,
     prediction_type: str | None = None,
+    zero_terminal_snr: bool = False,
     config_dir: Path | None = None,
     te_name_or_path: str | None = None,
 ) -> SD15:
@@ -44,6 +46,7 @@ def load(
     configs (and a tokenizer) than those of SD 1.5. te_name_or_path: text encoder and tokenizer from elsewhere.
     from_config: components whose folder holds no weights are built at random from `seed`; those with weights
     are loaded. prediction_type: epsilon, v_prediction or flow, None for what the scheduler's config says.
+    zero_terminal_snr: rescale the noise table so that its last level is pure noise (arXiv:2305.08891).
     """
     components = load_components(
         path,
@@ -60,6 +63,8 @@ def load(
     )  # fmt: skip
     if prediction_type is not None:
         components.scheduler_config["prediction_type"] = prediction_type
+    if zero_terminal_snr:
+        components.scheduler_config |= ZERO_TERMINAL_SNR
     try:
         model = SD15(components)
     except ValueError as error:

@@ -27,6 +27,8 @@ _FLOW_SCHEDULER = {
     "final_sigmas_type": "zero",
     "steps_offset": 1,
 }
+# What a scheduler needs to begin at pure noise, training and sampling (arXiv:2305.08891, sections 3.1 and 3.3).
+ZERO_TERMINAL_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 _OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
     "epsilon": EpsilonPrediction,
     "v_prediction": VelocityPrediction,

@@ -1,0 +1,99 @@
+"""Settings of noise, noise levels and loss that do not go together, or have no effect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from testing.config_helpers import load, problems_of
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+NETWORK = {"type": "lora", "linear": 4}
+PRESERVING = {"diff_output_preservation": True, "diff_output_preservation_class": "dog"}
+
+
+def job(train: dict[str, Any], **changes: Any) -> str:
+    entry = {
+        "type": "sd_trainer", "training_folder": "output", "model": {"name_or_path": "some/model"},
+        "datasets": [{"folder_path": "pictures"}], "network": NETWORK, "trigger_word": "zwx", "train": train,
+    }  # fmt: skip
+    entry = {key: value for key, value in (entry | changes).items() if value is not None}
+    return yaml.safe_dump({"job": "train", "config": {"name": "run", "process": [entry]}}, sort_keys=False)
+
+
+FLOW = {"noise_scheduler": "flowmatch"}
+WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"min_snr_gamma": 5, "snr_gamma": 5}, {}, "train.snr_gamma"),
+    ({"min_snr_gamma": 5, "debiased_estimation_loss": True}, {}, "train.debiased_estimation_loss"),
+    ({"snr_gamma": 5} | FLOW, {}, "train.snr_gamma"),
+    ({"debiased_estimation_loss": "kohya"} | FLOW, {}, "train.debiased_estimation_loss"),
+    ({"min_denoising_steps": 500, "max_denoising_steps": 499}, {}, "train.min_denoising_steps"),
+    ({"linear_timesteps": True, "timestep_type": "sigmoid"}, {}, "train.timestep_type"),
+    ({"linear_timesteps": True, "linear_timesteps2": True}, {}, "train.linear_timesteps2"),
+    ({"zero_terminal_snr": True}, {}, "train.zero_terminal_snr"),
+    ({"zero_terminal_snr": True} | FLOW, {}, "train.zero_terminal_snr"),
+    (PRESERVING, {"network": None}, "train.diff_output_preservation"),
+    (PRESERVING, {"trigger_word": None}, "train.diff_output_preservation"),
+    (PRESERVING | {"train_text_encoder": True}, {}, "train.diff_output_preservation"),
+    ({"diff_output_preservation": True}, {}, "train.diff_output_preservation"),
+    (PRESERVING | {"blank_prompt_preservation": True}, {}, "train.blank_prompt_preservation"),
+    ({"inverted_mask_prior": True}, {"network": None}, "train.inverted_mask_prior"),
+    (
+        {"img_multiplier": 0.9},
+        {"datasets": [{"folder_path": "pictures", "cache_latents": True}]},
+        "train.img_multiplier",
+    ),
+]
+
+
+@pytest.mark.parametrize(("train", "changes", "key"), WRONG)
+def test_what_does_not_go_together_is_told(train, changes, key):
+    [problem] = problems_of(job(train, **changes))
+    assert problem.key.endswith(key), problem
+
+
+RIGHT: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (PRESERVING, {}),
+    ({"blank_prompt_preservation": True}, {"trigger_word": None}),
+    ({"debiased_estimation_loss": False, "min_snr_gamma": 5}, {}),
+    ({"zero_terminal_snr": True}, {"model": {"name_or_path": "m/m", "prediction_type": "v_prediction"}}),
+    ({"linear_timesteps": True}, {}),
+    ({"linear_timesteps2": True} | FLOW, {}),
+    ({"max_denoising_steps": 1000}, {}),
+]
+
+
+@pytest.mark.parametrize(("train", "changes"), RIGHT)
+def test_what_goes_together_passes(train, changes):
+    load(job(train, **changes))
+
+
+def test_a_bell_draws_evenly_also_for_flow_matching():
+    train = load(job({"linear_timesteps": True} | FLOW)).config.process[0].train
+    assert train.timestep_type == "linear"
+
+
+@pytest.mark.parametrize("value", [True, "exact"])
+def test_the_switch_of_debiasing_is_its_exact_form(value):
+    train = load(job({"debiased_estimation_loss": value})).config.process[0].train
+    assert train.debiased_estimation_loss == "exact"
+
+
+UNREAD: list[tuple[dict[str, Any], str]] = [
+    ({"huber_c": 0.2}, "huber_c: 0.2 has no effect: only counts with a Huber loss_type"),
+    ({"huber_c": 0.2, "loss_type": "huber"}, ""),
+    ({"discrete_flow_shift": 2, "timestep_type": "linear"}, "discrete_flow_shift: 2.0 has no effect"),
+    ({"reg_weight": 0.5}, "reg_weight: 0.5 has no effect: no dataset has is_reg"),
+    ({"differential_guidance_scale": 2}, "only counts with do_differential_guidance"),
+    ({"diff_output_preservation_class": "dog"}, "only counts with diff_output_preservation"),
+    ({"multires_noise_discount": 0.5}, "only counts with multires_noise_iterations"),
+]
+
+
+@pytest.mark.parametrize(("train", "note"), UNREAD)
+def test_what_has_no_effect_is_said(train, note):
+    notes = "\n".join(load(job(train)).notes)
+    assert (note in notes) if note else ("no effect" not in notes)

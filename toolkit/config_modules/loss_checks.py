@@ -1,0 +1,111 @@
+"""Checks of noise, noise levels and loss: settings that are fine alone and wrong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from toolkit.config_modules.base import Location
+from toolkit.config_modules.process import DiffusionProcess
+
+Finding = tuple[Location, str, str, str | None]
+
+_CONFLICT = "config.conflict"
+# Weightings that are one choice: each says how much a noise level counts.
+_SNR_WEIGHTS = ("min_snr_gamma", "snr_gamma", "debiased_estimation_loss")
+_PRIORS = ("diff_output_preservation", "blank_prompt_preservation", "inverted_mask_prior")
+
+_PARAMETERS = {
+    "diff_output_preservation": ("diff_output_preservation_multiplier", "diff_output_preservation_class"),
+    "do_differential_guidance": ("differential_guidance_scale",),
+}
+
+
+def check_losses(process: DiffusionProcess) -> Iterator[Finding]:
+    """Everything wrong between settings of noise, noise levels and loss, whatever the model predicts."""
+    yield from _check_levels(process)
+    yield from _check_priors(process)
+    if process.train.diff_output_preservation:
+        yield from _check_class(process)
+    weights = _snr_weights(process)
+    for key in weights[1:]:
+        message = f"cannot be combined with train.{weights[0]}"
+        yield ("train", key), _CONFLICT, message, "keep one of them"
+    cached = [each for each in process.datasets if each.cache_latents or each.cache_latents_to_disk]
+    if process.train.img_multiplier != 1 and cached:
+        message = "cannot be combined with cached latents, which are of the pictures as they are"
+        yield ("train", "img_multiplier"), _CONFLICT, message, "use latent_multiplier, or cache no latents"
+
+
+def check_weights(process: DiffusionProcess, objective: str) -> Iterator[Finding]:
+    """Weights and tables that what the model predicts (epsilon, v_prediction or flow) has no use for."""
+    if objective == "flow":
+        for key in _snr_weights(process):
+            message = "is defined for ddpm noise, not for flowmatch"
+            yield ("train", key), _CONFLICT, message, "leave it out"
+    if process.train.zero_terminal_snr and objective != "v_prediction":
+        message = f"needs a model that predicts v, this one predicts {objective}"
+        remedy = "leave it out, or set model.prediction_type: v_prediction to train it anew"
+        yield ("train", "zero_terminal_snr"), _CONFLICT, message, remedy
+
+
+def unread_settings(process: DiffusionProcess) -> dict[str, str]:
+    """Keys of `train` that have no effect beside the others -> why."""
+    train = process.train
+    unread: dict[str, str] = {}
+    for switch in (*_PRIORS, "do_differential_guidance"):
+        if not getattr(train, switch):
+            keys = _PARAMETERS.get(switch, (f"{switch}_multiplier",))
+            unread |= dict.fromkeys(keys, f"only counts with {switch}")
+    if train.loss_type in ("mse", "mae"):
+        unread |= dict.fromkeys(("huber_c", "huber_schedule"), "only counts with a Huber loss_type")
+    if train.timestep_type != "shift":
+        unread["discrete_flow_shift"] = "only counts with timestep_type: shift"
+    if not any(dataset.is_reg for dataset in process.datasets):
+        reason = "no dataset has is_reg"
+        unread |= dict.fromkeys(("reg_weight", "content_or_style_reg"), reason)
+    if train.multires_noise_iterations == 0:
+        unread["multires_noise_discount"] = "only counts with multires_noise_iterations"
+    return unread
+
+
+def _snr_weights(process: DiffusionProcess) -> list[str]:
+    return [key for key in _SNR_WEIGHTS if getattr(process.train, key) not in (None, "off")]
+
+
+def _check_levels(process: DiffusionProcess) -> Iterator[Finding]:
+    train = process.train
+    if train.min_denoising_steps > train.max_denoising_steps:
+        message = f"is above max_denoising_steps ({train.max_denoising_steps}): no noise level is left"
+        yield ("train", "min_denoising_steps"), "config.bad_value", message, None
+    for key in ("linear_timesteps", "linear_timesteps2"):
+        if getattr(train, key) and train.timestep_type != "linear":
+            message = f"draws noise levels evenly and cannot be combined with {train.timestep_type}"
+            yield ("train", "timestep_type"), _CONFLICT, message, f"leave it or {key} out"
+    if train.linear_timesteps and train.linear_timesteps2:
+        message = "cannot be combined with train.linear_timesteps"
+        yield ("train", "linear_timesteps2"), _CONFLICT, message, "keep one of them"
+
+
+def _check_priors(process: DiffusionProcess) -> Iterator[Finding]:
+    """Terms that hold the trained model to its base: the base must still be there."""
+    wanted = [key for key in _PRIORS if getattr(process.train, key)]
+    for key in wanted:
+        if process.network is None:
+            message = "needs a network: a full fine-tune has no base model left to compare with"
+            yield ("train", key), _CONFLICT, message, "add a network section, or leave it out"
+        elif process.train.train_text_encoder:
+            message = "cannot be combined with train_text_encoder: the base's embeddings would move"
+            yield ("train", key), _CONFLICT, message, "keep one of them"
+    if {"diff_output_preservation", "blank_prompt_preservation"} <= set(wanted):
+        message = "cannot be combined with diff_output_preservation"
+        yield ("train", "blank_prompt_preservation"), _CONFLICT, message, "keep one of them"
+
+
+def _check_class(process: DiffusionProcess) -> Iterator[Finding]:
+    """Preservation by class needs a word to replace and one to put there."""
+    if not process.trigger_word:
+        message = "needs trigger_word: the word that the class word stands in for"
+        yield ("train", "diff_output_preservation"), "config.missing_key", message, "set trigger_word"
+    if not process.train.diff_output_preservation_class:
+        message = "needs diff_output_preservation_class, such as person"
+        yield ("train", "diff_output_preservation"), "config.missing_key", message, None
