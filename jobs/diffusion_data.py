@@ -77,6 +77,7 @@ def prepare_data(
         prompt_cache=prompts,
         make_noise=noise_maker(section.train),
         consistent_noise=section.train.force_consistent_noise,
+        reg_weight=section.train.reg_weight,
     )
     order = EpochOrder(items, section.train.batch_size, seed)
     return TrainingData(order, streaming(maker, order), prompts)

@@ -16,6 +16,12 @@ _TRAIN = frozenset(LoopConfig.model_fields) | {
     "unet_lr", "text_encoder_lr", "train_unet", "train_text_encoder", "noise_scheduler", "timestep_type",
     "cache_text_embeddings",
 }  # fmt: skip
+# What a slider on pictures takes from its batches.
+_NOISE = {
+    "discrete_flow_shift", "content_or_style", "min_denoising_steps", "max_denoising_steps", "noise_offset",
+    "multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma", "force_consistent_noise",
+    "noise_multiplier", "random_noise_multiplier", "random_noise_shift", "zero_terminal_snr",
+}  # fmt: skip
 _CAPTIONS = frozenset({
     "caption_ext", "default_caption", "trigger_word", "caption_dropout_rate", "cache_text_embeddings",
     "is_reg",
@@ -30,7 +36,7 @@ _OWN_LOSS = "a slider has a loss of its own"
 def check_slider(process: DiffusionProcess) -> Iterator[Finding]:
     """Settings that a slider would ignore, and files that it misses."""
     if isinstance(process, ConceptSliderProcess):
-        yield from _refused(("train",), process.train, _TRAIN, _OWN_LOSS)
+        yield from _refused(("train",), process.train, _TRAIN | _NOISE, _OWN_LOSS)
         for index, dataset in enumerate(process.datasets):
             yield from _refused(("datasets", index), dataset, _DATASET, _OWN_LOSS)
     elif isinstance(process, SliderProcess):

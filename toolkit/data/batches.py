@@ -36,7 +36,8 @@ class BatchMaker:
 
     latent_shape: bucket -> (C, h, w), or None for batches without noise. sample_t: (generator, item) ->
     t () or None. make_noise: ((C, h, w), generator) -> noise of the target and what is mixed in; with
-    consistent_noise an item has the same noise in every epoch.
+    consistent_noise an item has the same noise in every epoch. reg_weight: factor of the losses of
+    regularisation items.
     Latents come from the cache if it has those of the whole batch, else the batch holds pixels.
     """
 
@@ -52,6 +53,7 @@ class BatchMaker:
         load: PixelLoader = load_pixels,
         make_noise: MakeNoise = plain_noise,
         consistent_noise: bool = False,
+        reg_weight: float = 1.0,
     ) -> None:
         self.items = tuple(items)
         self.seed = seed
@@ -62,6 +64,7 @@ class BatchMaker:
         self._load = load
         self._make_noise = make_noise
         self._consistent_noise = consistent_noise
+        self._reg_weight = reg_weight
 
     def make(self, indices: Sequence[int], epoch: int) -> Batch:
         """The batch of these items, on the CPU, float32. Raises ValueError unless they share one bucket."""
@@ -76,7 +79,7 @@ class BatchMaker:
         return Batch(
             items=items,
             captions=captions,
-            weights=torch.tensor([item.loss_multiplier for item in items], dtype=torch.float32),
+            weights=torch.tensor([self._weight(item) for item in items], dtype=torch.float32),
             noise=noise,
             mixed_noise=mixed_noise,
             t=self._t(items, epoch),
@@ -97,6 +100,9 @@ class BatchMaker:
     def caption(self, item: MediaItem, epoch: int) -> str:
         """The final caption of an item in an epoch, after dropout."""
         return final_caption(item, keyed_random("caption", self.seed, epoch, item.id))
+
+    def _weight(self, item: MediaItem) -> float:
+        return item.loss_multiplier * (self._reg_weight if item.is_reg else 1.0)
 
     def _noise(self, items: Sequence[MediaItem], epoch: int) -> tuple[Tensor | None, Tensor | None]:
         """Noise of the targets and, unless it is the same, what is mixed in; each (B, C, h, w)."""

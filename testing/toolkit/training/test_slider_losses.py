@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testing.tiny_models import tiny_pipeline
-from toolkit.data.items import Batch
 from toolkit.diffusion.diffusion_loss import ItemLosses
 from toolkit.models.sd15.model import SD15
 from toolkit.models.shared.families import Components
@@ -19,7 +18,6 @@ from toolkit.training.slider_losses import (
     SlidePrompts,
     SlideRule,
     match_statistics,
-    noised,
     slide_target,
     slider_losses,
 )
@@ -191,13 +189,3 @@ def test_it_slides_both_ways_and_at_0_it_is_the_base(base, slider):
     assert shift(1.0) > 0.5
     assert shift(-1.0) < -0.5
     assert shift(0.0) == 0.0
-
-
-def test_a_batch_is_noised_as_the_diffusion_loss_does_it(base):
-    latents, noise, t = randn(1, 4, 8, 8), randn(1, 4, 8, 8, key="n"), torch.tensor([0.5])
-    batch = Batch((), ("",), torch.ones(1), noise=noise, t=t, latents=latents)
-    noisy, level = noised(base, batch, torch.device("cpu"))
-    assert torch.equal(noisy, base.objective.add_noise(latents, noise, t))
-    assert torch.equal(level, t)
-    with pytest.raises(ValueError, match="needs noise"):
-        noised(base, Batch((), ("",), torch.ones(1), latents=latents), torch.device("cpu"))
