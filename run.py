@@ -14,6 +14,7 @@ from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobS
 
 if TYPE_CHECKING:
     from toolkit.config_modules.loading import LoadedJob
+    from toolkit.config_modules.process import DiffusionProcess
 
 EXIT_INTERRUPTED = 130  # Ctrl-C before a job could write a checkpoint; what shells use for it
 
@@ -137,7 +138,7 @@ def describe(job: LoadedJob) -> str:
             continue
         kind: str = process.type
         if process.type != "vae":
-            kind += f" (LoRA, rank {process.network.rank})" if process.network else " (full model)"
+            kind += f" ({_trained(process)})"
         data = (
             _count(len(process.slider.targets), "target")
             if process.type == "slider"
@@ -145,6 +146,16 @@ def describe(job: LoadedJob) -> str:
         )
         parts.append(f"{kind}, {_count(process.train.steps, 'step')}, {data}")
     return f"{job.path}: {job.config.job} '{job.config.name}': {'; '.join(parts)}"
+
+
+def _trained(process: DiffusionProcess) -> str:
+    """What a diffusion training trains, in a few words."""
+    from toolkit.config_modules.process import TrainProcess
+
+    embedding = process.embedding if isinstance(process, TrainProcess) else None
+    parts = [f"LoRA, rank {process.network.rank}"] if process.network else []
+    parts += [f"embedding '{embedding.trigger}', {_count(embedding.tokens, 'vector')}"] if embedding else []
+    return " and ".join(parts) or "full model"
 
 
 def check(jobs: Sequence[LoadedJob]) -> int:

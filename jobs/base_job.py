@@ -12,6 +12,7 @@ PROCESSES = Registry(
         "sd_trainer": "jobs.process.sd_trainer:run",
         "diffusion_trainer": "jobs.process.sd_trainer:run",
         "ui_trainer": "jobs.process.sd_trainer:run",
+        "textual_inversion_trainer": "jobs.process.sd_trainer:run",
         "concept_slider": "jobs.process.concept_slider:run",
         "slider": "jobs.process.slider:run",
         "vae": "jobs.process.vae:run",

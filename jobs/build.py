@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config_modules.datasets import DatasetConfig
+from toolkit.config_modules.embedding import EmbeddingConfig
 from toolkit.config_modules.model import ModelConfig
-from toolkit.config_modules.process import DiffusionProcess, SliderProcess, VaeProcess
+from toolkit.config_modules.process import DiffusionProcess, SliderProcess, TrainProcess, VaeProcess
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
 from toolkit.data.items import MediaItem
 from toolkit.data.order import EpochOrder
@@ -217,6 +218,24 @@ def trainer_settings(section: TrainingSection) -> TrainerSettings:
         seed=seed(section),
         skip_non_finite=train.on_non_finite == "skip",
     )
+
+
+def embedding_section(section: DiffusionProcess) -> EmbeddingConfig | None:
+    """The word that a run learns, if it learns one."""
+    return section.embedding if isinstance(section, TrainProcess) else None
+
+
+def stem_beside_embedding(name: str) -> str:
+    """What the network's files of the run `name` are called when an embedding has files beside them."""
+    return f"{name}_LoRA"
+
+
+def file_stems(section: DiffusionProcess, name: str) -> tuple[str, ...]:
+    """What the files that the run `name` saves are called, before their step."""
+    embedding = embedding_section(section)
+    if embedding is None:
+        return (name,)
+    return (embedding.trigger, *([stem_beside_embedding(name)] if section.network else []))
 
 
 def resolution(section: DiffusionProcess) -> int:

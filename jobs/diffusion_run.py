@@ -44,7 +44,13 @@ class Program:
 def open_session(loaded: LoadedJob, section: DiffusionProcess) -> Session:
     """The run folder of a process, to be entered."""
     name = section.name or loaded.config.name
-    return Session(loaded, root=build.training_root(section), name=name, total_steps=section.train.steps)
+    return Session(
+        loaded,
+        root=build.training_root(section),
+        name=name,
+        total_steps=section.train.steps,
+        stems=build.file_stems(section, name),
+    )
 
 
 def load_for_training(section: DiffusionProcess, session: Session) -> tuple[TrainedModel, Accelerator]:

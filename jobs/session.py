@@ -29,9 +29,17 @@ class Session:
     Raises RunError if another process owns the folder or it cannot be written.
     """
 
-    def __init__(self, loaded: LoadedJob, *, root: Path, name: str, total_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedJob,
+        *,
+        root: Path,
+        name: str,
+        total_steps: int | None = None,
+        stems: tuple[str, ...] = (),
+    ) -> None:
         self.loaded = loaded
-        self.folder = RunFolder(root, name)
+        self.folder = RunFolder(root, name, stems)
         self._total_steps = total_steps
         self._stack = ExitStack()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,16 @@ import torch
 from torch import nn
 
 from jobs import build
+from toolkit.config_modules.embedding import EmbeddingConfig
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.data.tensor_store import make_key
 from toolkit.metadata import TrainedFile, build_metadata
 from toolkit.models.base import Architecture
+from toolkit.models.catalogue import find_architecture
 from toolkit.models.shared.components import component_hash
 from toolkit.networks.catalogue import resolve_network
+from toolkit.networks.embedding import TextualInversion, attach_embedding, save_embedding
 from toolkit.networks.lora import LoraNetwork
 from toolkit.networks.saving import load_lora_into, save_lora
 from toolkit.stable_diffusion_model import StableDiffusion
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainedModel:
-    """A model and the part of it that learns. groups: parameter groups with their own rates."""
+    """A model and the part of it that learns. groups: parameter groups with their own rates.
+
+    trains_text_encoder: what it makes of a prompt changes while training; so it does with an embedding.
+    """
 
     sd: StableDiffusion
     device: torch.device
@@ -36,6 +42,7 @@ class TrainedModel:
     groups: list[dict[str, Any]]
     trains_text_encoder: bool
     base_hash: str | None
+    embedding: TextualInversion | None = None
 
     @property
     def model(self) -> Architecture:
@@ -47,13 +54,20 @@ class TrainedModel:
         """What makes a checkpoint of this training useless to another one."""
         network = self.network
         adapter = None if network is None else f"LoRA with alpha {network.alpha:g}"
-        return {"adapter": adapter, "objective": self.model.objective.name, "base model": self.base_hash}
+        vectors = None if self.embedding is None else f"{self.embedding.num_vectors} vectors"
+        return {
+            "adapter": adapter, "embedding": vectors, "objective": self.model.objective.name,
+            "base model": self.base_hash,
+        }  # fmt: skip
 
     @property
     def summary(self) -> str:
         """One line: what is trained, and how many weights that is."""
         count = sum(parameter.numel() for parameter in self.parameters.values())
-        what = f"{self.network.num_modules} LoRA modules" if self.network is not None else "the model itself"
+        parts = [] if self.network is None else [f"{self.network.num_modules} LoRA modules"]
+        if self.embedding is not None:
+            parts.append(f"{self.embedding.num_vectors} vectors of '{self.embedding.trigger}'")
+        what = " and ".join(parts) or "the model itself"
         size = f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
         return f"training {what}: {size} weights on {self.device}"
 
@@ -61,11 +75,13 @@ class TrainedModel:
 def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> TrainedModel:
     """Load the base and attach what is trained. Raises ModelError or ConfigError.
 
+    With an embedding but no network, its vectors alone are trained.
     A frozen base is kept in `model.dtype`; what is trained stays float32, and the forward pass runs in
     `train.dtype` by autocast.
     """
-    train, model = section.train, section.model
-    dtype = torch.float32 if section.network is None else build.torch_dtype(model.dtype or train.dtype)
+    train, model, embedding = section.train, section.model, build.embedding_section(section)
+    whole = section.network is None and embedding is None
+    dtype = torch.float32 if whole else build.torch_dtype(model.dtype or train.dtype)
     sd = build.load_model(
         model,
         dtype=dtype,
@@ -75,12 +91,12 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
     )
     architecture = sd.architecture.freeze()
     components: dict[str, nn.Module] = {}
-    if train.train_unet:
+    if train.train_unet and (whole or section.network):
         components |= architecture.denoisers
     if train.train_text_encoder:
         components |= architecture.text_encoders
     # A full fine-tune replaces the base, so there a checkpoint needs no other.
-    base_hash = None if section.network is None else _base_hash(architecture)
+    base_hash = None if whole else _base_hash(architecture)
     network = None if section.network is None else _attach(section, components)
     parameters: dict[str, nn.Parameter] = {}
     groups = []
@@ -96,11 +112,26 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
             }
         )
         module.train()
+    inversion = None
+    if embedding is not None:
+        inversion = _attach_embedding(embedding, architecture)
+        parameters |= inversion.named_parameters()
+        groups.append({"params": list(inversion.named_parameters().values()), "lr": train.vectors_lr})
+        components |= architecture.denoisers  # the gradient passes through them
     if train.gradient_checkpointing:
         for module in components.values():
             _checkpoint_gradients(module)
-    return TrainedModel(
-        sd, accelerator.device, network, parameters, groups, train.train_text_encoder, base_hash
+    changing = train.train_text_encoder or inversion is not None
+    return TrainedModel(sd, accelerator.device, network, parameters, groups, changing, base_hash, inversion)
+
+
+def _attach_embedding(wanted: EmbeddingConfig, architecture: Architecture) -> TextualInversion:
+    return attach_embedding(
+        architecture.text_encoders,
+        architecture.tokenizers,
+        trigger=wanted.trigger,
+        num_vectors=wanted.tokens,
+        init_words=wanted.init_words,
     )
 
 
@@ -149,7 +180,8 @@ def save_trained(
 ) -> Path:
     """Write what was trained; `path` lacks its extension. Returns the file or folder.
 
-    A network is one file. A full model is a diffusers folder or one file, as `save.save_format` says.
+    A network is one file, an embedding another, of its trigger's name. A full model is a diffusers folder or
+    one file, as `save.save_format` says.
     """
     network, save = section.network, section.save
     dtype = build.torch_dtype(save.dtype)
@@ -170,6 +202,12 @@ def save_trained(
         # As written: a ${VARIABLE} of the file may be a secret, and a LoRA is made to be given away.
         user=loaded.raw.get("meta") or {},
     )
+    embedding = build.embedding_section(section)
+    if embedding is not None and trained.embedding is not None:
+        saved = _save_embedding(embedding, trained.embedding, path, facts, dtype)
+        if trained.network is None:
+            return saved
+        path = path.with_name(build.stem_beside_embedding(facts.name) + path.name.removeprefix(facts.name))
     if trained.network is not None:
         target = path.with_name(f"{path.name}.safetensors")
         save_lora(trained.network, target, dtype=dtype, metadata=build_metadata(facts))
@@ -179,4 +217,16 @@ def save_trained(
         return path
     target = path.with_name(f"{path.name}.safetensors")
     trained.sd.save_single_file(target, dtype=dtype, metadata=build_metadata(facts))
+    return target
+
+
+def _save_embedding(
+    wanted: EmbeddingConfig, embedding: TextualInversion, path: Path, facts: TrainedFile, dtype: torch.dtype
+) -> Path:
+    """Write the vectors beside `path`, the trigger in place of the run's name; returns the file."""
+    target = path.with_name(f"{wanted.trigger}{path.name.removeprefix(facts.name)}.{wanted.save_format}")
+    metadata = build_metadata(replace(facts, name=wanted.trigger, network_type=None))
+    metadata["modelspec.architecture"] += "/textual-inversion"
+    keys = find_architecture(facts.architecture).embedding_keys
+    save_embedding(embedding, target, keys=keys, dtype=dtype, metadata=metadata, step=facts.step)
     return target

@@ -11,6 +11,7 @@ from typing import Any
 
 from toolkit.config_modules.base import Location, Section, is_set
 from toolkit.config_modules.documents import dotted
+from toolkit.config_modules.embedding_checks import check_embedding
 from toolkit.config_modules.explain import shown
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
@@ -21,6 +22,7 @@ from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
     GenerateProcess,
+    TrainProcess,
     VaeProcess,
 )
 from toolkit.config_modules.slider_checks import check_slider, unread_by_slider
@@ -64,6 +66,8 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
         objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
         yield from _check_objective(process, objective)
         yield from check_slider(process)
+        if isinstance(process, TrainProcess):
+            yield from check_embedding(process)
     elif isinstance(process, VaeProcess):
         yield from _check_unread(process)
         for index, source in enumerate(process.sample.sources):
@@ -154,7 +158,8 @@ def _check_loop(loop: LoopConfig) -> Iterator[Finding]:
 
 def _check_trained_parts(process: DiffusionProcess) -> Iterator[Finding]:
     train = process.train
-    if not train.train_unet and not train.train_text_encoder:
+    only_embedding = isinstance(process, TrainProcess) and process.embedding and not process.network
+    if not train.train_unet and not train.train_text_encoder and not only_embedding:
         remedy = "set train_unet or train_text_encoder to true"
         yield _finding(("train", "train_unet"), "config.nothing_to_train", "nothing would be trained", remedy)
     if process.network and process.save.save_format == "diffusers":

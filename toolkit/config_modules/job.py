@@ -17,7 +17,9 @@ from toolkit.config_modules.process import (
 
 AnyProcess = TrainProcess | ConceptSliderProcess | SliderProcess | VaeProcess | GenerateProcess
 TRAINERS: dict[str, type[AnyProcess]] = {
-    **dict.fromkeys(("sd_trainer", "diffusion_trainer", "ui_trainer"), TrainProcess),
+    **dict.fromkeys(
+        ("sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer"), TrainProcess
+    ),
     "concept_slider": ConceptSliderProcess,
     "slider": SliderProcess,
 }
@@ -30,7 +32,7 @@ JOBS: dict[str, dict[str, type[AnyProcess]]] = {
 }
 JOBS_NOT_YET = ("extract", "mod", "merge", "eval")
 PROCESSES_NOT_YET = (
-    "slider_old", "rescale_sd", "esrgan", "textual_inversion_trainer", "concept_replacer",
+    "slider_old", "rescale_sd", "esrgan", "concept_replacer",
     "image_reference_slider_trainer", "ultimate_slider_trainer", "reference_generator",
     "pure_lora_generator", "batch_img2img", "dataset_tools", "sync_from_collection", "super_tagger",
     "example_merge_extension", "locon", "lora", "rescale_lora",

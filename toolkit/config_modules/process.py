@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Float, Int, Section, Text
 from toolkit.config_modules.datasets import DatasetConfig
+from toolkit.config_modules.embedding import DEFAULT_TRIGGER, EmbeddingConfig
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.loop import Dtype, LoopConfig
 from toolkit.config_modules.model import ModelConfig
@@ -23,8 +24,7 @@ _UI_DATABASE = "the run folder is what the UI reads; a job knows no database"
 
 # Keys of ai-toolkit's process that no training of a diffusion model reads here.
 PROCESS_NOT_YET: dict[str, Any] = {
-    "log_dir": None, "torch_profiler": False, "embedding": None, "adapter": None, "decorator": None,
-    "guidance": None,
+    "log_dir": None, "torch_profiler": False, "adapter": None, "decorator": None, "guidance": None,
 }  # fmt: skip
 PROCESS_IDLE: dict[str, tuple[Any, str]] = {
     "performance_log_every": (0, "seconds per step are in every row of metrics.jsonl"),
@@ -115,13 +115,25 @@ class TrainProcess(DiffusionProcess):
     NOT_YET: ClassVar = PROCESS_NOT_YET | {"slider": None}
     IDLE: ClassVar = PROCESS_IDLE
 
-    type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer"] = Field(description="Kind of process.")
+    type: Literal["sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer"] = Field(
+        description="Kind of process."
+    )
+    embedding: EmbeddingConfig | None = Field(
+        None, description="A new word to learn; without a network beside it, nothing else is trained."
+    )
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The embedding's trigger is the trigger word."""
+        if isinstance(data.get("embedding"), Mapping) and data.get("trigger_word") is None:
+            data = {**data, "trigger_word": _get(data, "embedding", "trigger") or DEFAULT_TRIGGER}
+        return super().prepare(data)
 
 
 class ConceptSliderProcess(DiffusionProcess):
     """Training of a slider on pictures; their captions are not read."""
 
-    NOT_YET: ClassVar = PROCESS_NOT_YET
+    NOT_YET: ClassVar = PROCESS_NOT_YET | {"embedding": None}
     IDLE: ClassVar = PROCESS_IDLE
 
     type: Literal["concept_slider"] = Field(description="Kind of process.")
@@ -132,7 +144,7 @@ class ConceptSliderProcess(DiffusionProcess):
 class SliderProcess(DiffusionProcess):
     """Training of a slider on prompts alone: the model draws its own pictures."""
 
-    NOT_YET: ClassVar = PROCESS_NOT_YET
+    NOT_YET: ClassVar = PROCESS_NOT_YET | {"embedding": None}
     IDLE: ClassVar = PROCESS_IDLE
 
     type: Literal["slider"] = Field(description="Kind of process.")

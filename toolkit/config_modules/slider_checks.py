@@ -14,13 +14,13 @@ Finding = tuple[Location, str, str, str | None]
 
 _TRAIN = frozenset(LoopConfig.model_fields) | {
     "unet_lr", "text_encoder_lr", "train_unet", "train_text_encoder", "noise_scheduler", "timestep_type",
-    "cache_text_embeddings",
+    "cache_text_embeddings", "zero_terminal_snr",
 }  # fmt: skip
 # What a slider on pictures takes from its batches.
 _NOISE = {
     "discrete_flow_shift", "content_or_style", "min_denoising_steps", "max_denoising_steps", "noise_offset",
     "multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma", "force_consistent_noise",
-    "noise_multiplier", "random_noise_multiplier", "random_noise_shift", "zero_terminal_snr",
+    "noise_multiplier", "random_noise_multiplier", "random_noise_shift",
 }  # fmt: skip
 _CAPTIONS = frozenset({
     "caption_ext", "default_caption", "trigger_word", "caption_dropout_rate", "cache_text_embeddings",

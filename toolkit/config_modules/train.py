@@ -41,7 +41,7 @@ class TrainConfig(LoopConfig):
     """What is trained, on which noise and with which loss."""
 
     NOT_YET: ClassVar = {
-        "refiner_lr": None, "embedding_lr": None, "adapter_lr": None,
+        "refiner_lr": None, "adapter_lr": None,
         "train_turbo": False, "attention_backend": "native",
         "num_train_timesteps": 1000,
         "loss_target": "noise", "learnable_snr_gos": False, "dynamic_noise_offset": False,
@@ -94,6 +94,9 @@ class TrainConfig(LoopConfig):
     unet_lr: Float | None = Field(None, ge=0, description="Peak learning rate of the denoiser (null: lr).")
     text_encoder_lr: Float | None = Field(
         None, ge=0, description="Peak learning rate of text encoders (null: lr)."
+    )
+    embedding_lr: Float | None = Field(
+        None, ge=0, description="Peak learning rate of an embedding's vectors (null: lr)."
     )
     train_unet: bool = Field(True, description="Train the denoiser.")
     train_text_encoder: bool = Field(False, description="Train the text encoders.")
@@ -241,6 +244,11 @@ class TrainConfig(LoopConfig):
     def denoiser_lr(self) -> float:
         """Peak learning rate of the denoiser."""
         return self.lr if self.unet_lr is None else self.unet_lr
+
+    @property
+    def vectors_lr(self) -> float:
+        """Peak learning rate of an embedding's vectors."""
+        return self.lr if self.embedding_lr is None else self.embedding_lr
 
     @property
     def encoder_lr(self) -> float:

@@ -16,7 +16,8 @@ class ArchitectureEntry:
 
     resolution: the side in pixels its base models were trained at; noise_scheduler: as train.noise_scheduler.
     size_multiple: what sides of pictures are multiples of, in pixels; patch: latents that a transformer's
-    token has along a side, None for a UNet.
+    token has along a side, None for a UNet. embedding_keys: what a file of textual inversion calls the
+    vectors of each text encoder, in their order; empty where none can be learned.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ArchitectureEntry:
     resolution: int = 1024
     size_multiple: int = 16
     patch: int | None = None
+    embedding_keys: tuple[str, ...] = ()
 
     @property
     def supported(self) -> bool:
@@ -52,6 +54,7 @@ _ENTRIES = [
         noise_scheduler="ddpm",
         resolution=512,
         size_multiple=64,
+        embedding_keys=("emb_params",),
     ),
     ArchitectureEntry("sd2", "Stable Diffusion 2.x", noise_scheduler="ddpm", resolution=768),
     ArchitectureEntry("sdxl", "Stable Diffusion XL", aliases=("xl",), noise_scheduler="ddpm"),

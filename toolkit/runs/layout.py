@@ -36,13 +36,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The folder `root/name` of one run. Raises ConfigError for a name that cannot be a folder."""
+    """The folder `root/name` of one run. Raises ConfigError for a name that cannot be a folder.
+
+    stems: what its saved models are called, without step and extension; none means the run's name.
+    """
 
     root: Path
     name: str
+    stems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "stems", self.stems or (self.name,))
         reason = bad_name(self.name)
         if reason:
             remedy = "choose a name of letters, digits, '-', '_', '.' and spaces"
@@ -141,7 +146,8 @@ class RunFolder:
 
     def parse_step(self, path: Path | str) -> int | None:
         """The step in the name of a model of this very run, or None: 'foo' never claims foo_bar_000000250."""
-        pattern = re.escape(self.name) + r"_(\d{9,})" + _MODEL_EXTENSIONS
+        stems = "|".join(map(re.escape, self.stems))
+        pattern = rf"(?:{stems})_(\d{{9,}})" + _MODEL_EXTENSIONS
         match = re.fullmatch(pattern, Path(path).name, re.ASCII)
         return int(match[1]) if match else None
 
@@ -161,7 +167,8 @@ class RunFolder:
         folder = self.path / "earlier"
         leftovers = [path for step, path in self.step_files() if step > after_step]
         if after_step == 0:
-            finished = (self.path / self.final_name(extension) for extension in (".safetensors", ""))
+            names = [f"{stem}{ext}" for stem in self.stems for ext in (".safetensors", ".pt")]
+            finished = (self.path / name for name in [*names, self.final_name("")])
             leftovers += [path for path in finished if path.exists() and path != folder]
         moved = []
         for path in leftovers:

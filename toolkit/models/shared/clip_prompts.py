@@ -10,6 +10,7 @@ Legend: B prompts, n windows, W tokens of a window with its marks, D embedding w
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,7 +34,29 @@ def window_length(tokenizer: CLIPTokenizer, encoder: Any) -> int:
 
 def count_tokens(tokenizer: Any, prompt: str) -> int:
     """Tokens of a prompt with its begin and end marks."""
-    return len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+    return len(_token_ids(tokenizer, prompt))
+
+
+def _token_ids(tokenizer: Any, prompt: str) -> list[int]:
+    ids: list[int] = tokenizer(spell_out(tokenizer, prompt), truncation=False, verbose=False).input_ids
+    return ids
+
+
+def spell_out(tokenizer: Any, prompt: str) -> str:
+    """The prompt with every added word of several vectors as its tokens: word -> "word word_1 word_2".
+
+    diffusers' pipelines do the same. A word that is spelled out already stays as it is.
+    """
+    added = tokenizer.added_tokens_encoder
+    for word in added:
+        rest: list[str] = []
+        while f"{word}_{len(rest) + 1}" in added:
+            rest.append(f"{word}_{len(rest) + 1}")
+        if rest:
+            name = re.escape(word)
+            pattern = re.compile(rf"{name}(?!_\d|\s+{name}_1)", re.IGNORECASE)
+            prompt = pattern.sub(" ".join([word, *rest]), prompt)
+    return prompt
 
 
 def windows_needed(num_tokens: int, length: int) -> int:
@@ -53,7 +76,7 @@ def token_windows(tokenizer: Any, prompts: Sequence[str], *, length: int, num_wi
 
     Raises ModelError for a prompt that does not fit in MAX_WINDOWS.
     """
-    tokens = [tokenizer(prompt, truncation=False, verbose=False).input_ids for prompt in prompts]
+    tokens = [_token_ids(tokenizer, prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, tokens, strict=True):
         if windows_needed(len(ids), length) > max(MAX_WINDOWS, num_windows):
             limit = MAX_WINDOWS * (length - MARKS)
