@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from toolkit.data.items import Batch
 
 if TYPE_CHECKING:
     from toolkit.diffusion.diffusion_loss import ItemLosses
+    from toolkit.prompt_utils import Conditioning
 
 
 def run(loaded: LoadedJob, section: ConceptSliderProcess) -> None:
@@ -68,8 +69,19 @@ def _losses(
         prompts = SlidePrompts(
             [target] * len(batch), [positive] * len(batch), [negative] * len(batch), anchors
         )
+
+        def condition(texts: Sequence[str]) -> Conditioning:
+            return model.condition_items(encode(texts), batch)
+
         return slider_losses(
-            model, network, noised.noisy, noised.t, prompts=prompts, encode=encode, rule=rule, mask=batch.mask
+            model,
+            network,
+            noised.noisy,
+            noised.t,
+            prompts=prompts,
+            encode=condition,
+            rule=rule,
+            mask=batch.mask,
         )
 
     return losses

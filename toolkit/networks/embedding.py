@@ -30,8 +30,16 @@ class ExtendedEmbedding(nn.Module):
 
     def __init__(self, base: nn.Embedding, vectors: Tensor) -> None:
         super().__init__()
+        # In this order: an encoder's dtype is read from its first parameter, and must stay that of the table.
         self.base = base
-        self.vectors = nn.Parameter(vectors.to(base.weight.device, torch.float32))
+        self.learned = nn.Embedding.from_pretrained(
+            vectors.to(base.weight.device, torch.float32), freeze=False
+        )
+
+    @property
+    def vectors(self) -> nn.Parameter:
+        """The new vectors (n, D), float32."""
+        return self.learned.weight  # type: ignore[return-value]
 
     @property
     def weight(self) -> Tensor:
@@ -43,7 +51,7 @@ class ExtendedEmbedding(nn.Module):
         end = self.base.num_embeddings
         is_new = ids >= end
         known = self.base(ids.masked_fill(is_new, 0))
-        learned = self.vectors[(ids - end).clamp(min=0)].to(known.dtype)
+        learned = self.learned((ids - end).clamp(min=0)).to(known.dtype)
         return torch.where(is_new[..., None], learned, known)
 
 

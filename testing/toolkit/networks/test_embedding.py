@@ -126,7 +126,7 @@ def test_pooling_finds_the_end_mark_also_where_an_old_config_goes_by_the_highest
 def test_only_the_new_vectors_learn_whatever_the_optimizer_decays(model):
     inversion = attach(model)
     frozen = {
-        name: p.detach().clone() for name, p in model.text_encoder.named_parameters() if "vectors" not in name
+        name: p.detach().clone() for name, p in model.text_encoder.named_parameters() if "learned" not in name
     }
     frozen |= {f"unet.{name}": p.detach().clone() for name, p in model.unet.named_parameters()}
     (vectors,) = inversion.named_parameters().values()
@@ -142,9 +142,7 @@ def test_only_the_new_vectors_learn_whatever_the_optimizer_decays(model):
         f"unet.{name}": p for name, p in model.unet.named_parameters()
     }
     assert [name for name, value in frozen.items() if not torch.equal(now[name], value)] == []
-    assert [name for name, p in now.items() if p.requires_grad] == [
-        name for name in now if name.endswith(".vectors")
-    ]
+    assert [name for name, p in now.items() if p.requires_grad] == [name for name in now if "learned" in name]
 
 
 def test_a_half_precision_encoder_keeps_float32_vectors():
@@ -155,6 +153,16 @@ def test_a_half_precision_encoder_keeps_float32_vectors():
     out.float().sum().backward()
     assert layer.vectors.grad.tolist() == [[1.0] * 4] * 2
     assert layer.weight is table.weight
+
+
+def test_a_half_precision_model_draws_with_the_word(new_pipeline):
+    """A pipeline takes the dtype of embeddings from the encoder's first parameter."""
+    pipeline = new_pipeline().to(torch.bfloat16)
+    model = architecture(pipeline)
+    attach(model)
+    assert model.text_encoder.dtype == torch.bfloat16
+    images = model.pipeline()("a zwx", height=32, width=32, num_inference_steps=1, output_type="np").images
+    assert images.shape == (1, 32, 32, 3)
 
 
 # -- files -----------------------------------------------------------------------------------------------
