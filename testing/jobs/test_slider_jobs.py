@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -83,9 +84,9 @@ def test_a_run_leaves_a_slider_and_a_sheet_of_it(tmp_path, model, kind):
 
 @BOTH
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, model, kind):
-    settings = kind | {"save": {"save_every": 2}, "train": {"lr": 1e-2}}
+    settings = kind | {"save": {"save_every": 3}, "train": {"lr": 1e-2}}
     straight = train(tmp_path, model, "straight", **settings)
-    for steps in (2, 4):
+    for steps in (3, 4):
         broken = train(
             tmp_path, model, "broken", **settings | {"train": settings["train"] | {"steps": steps}}
         )
@@ -150,13 +151,32 @@ def test_a_setting_of_anchors_counts(tmp_path, model, kind, one, other):
 
 
 @pytest.mark.slow
-def test_strengths_of_a_slider_file_reach_its_pictures(tmp_path, model):
-    """What the sheet shows is what other programs draw with the file at that strength."""
-    folder = train(tmp_path, model, **TEXT, train={"lr": 5e-2, "disable_sampling": False})
+@BOTH
+@pytest.mark.parametrize("settings", [{"dtype": "bf16"}, {"gradient_accumulation": 2, "batch_size": 1}])
+def test_other_ways_to_take_a_step(tmp_path, model, kind, settings):
+    folder = train(tmp_path, model, **kind, train={"lr": 1e-2} | settings)
+    assert len(losses(folder)) == 4 and all(0 < loss < 100 for loss in losses(folder))
+
+
+@pytest.mark.slow
+def test_what_the_sheet_shows_is_what_the_file_draws_at_that_strength(tmp_path, model):
+    folder = train(
+        tmp_path, model, **TEXT, train={"lr": 5e-2, "disable_sampling": False},
+        sample={"sample_every": 0, "format": "png", "prompts": ["a cat"], "guidance_scale": 1},
+    )  # fmt: skip
     newest = max(path.name.split("__")[1][:9] for path in (folder / "samples").iterdir())
-    files = {p.name.split("_")[-1].split(".")[0]: p for p in (folder / "samples").glob(f"*__{newest}_*")}
-    pixels = [Image.open(files[str(index)]).tobytes() for index in range(5)]
-    assert len(set(pixels)) == 5
+    files = {int(p.stem.split("_")[-1]): p for p in (folder / "samples").glob(f"*__{newest}_*.png")}
+    pictures = [torch.from_numpy(numpy.asarray(Image.open(files[index])).copy()) for index in range(5)]
+    assert all(not torch.equal(one, two) for one, two in zip(pictures, pictures[1:], strict=False))
+    for index, multiplier in ((0, -2.0), (3, 1.0)):
+        sd = load_model_for_inference(model)
+        apply_lora(sd, folder / "run.safetensors", multiplier)
+        drawn = sd.pipeline()(
+            "a cat", width=32, height=32, num_inference_steps=2, guidance_scale=1,
+            generator=torch.Generator().manual_seed(0),
+        ).images[0]  # fmt: skip
+        difference = torch.from_numpy(numpy.asarray(drawn).copy()).int() - pictures[index].int()
+        assert difference.abs().max() <= 1
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from toolkit.config_modules.base import Location, Section, is_set
+from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.explain import shown
 from toolkit.config_modules.loop import LoopConfig
 from toolkit.config_modules.process import ConceptSliderProcess, DiffusionProcess, SliderProcess
@@ -23,12 +24,15 @@ _NOISE = {
     "noise_multiplier", "random_noise_multiplier", "random_noise_shift",
 }  # fmt: skip
 _CAPTIONS = frozenset({
-    "caption_ext", "default_caption", "trigger_word", "caption_dropout_rate", "cache_text_embeddings",
-    "is_reg",
+    "caption_ext", "default_caption", "caption_dropout_rate", "is_reg", "use_short_captions", "replacements",
+    "random_triggers", "random_triggers_max", "shuffle_tokens", "token_dropout_rate", "keep_tokens",
 })  # fmt: skip
 _DATASET = _CAPTIONS | {
-    "folder_path", "resolution", "buckets", "bucket_tolerance", "flip_x", "flip_y", "num_repeats",
-    "loss_multiplier", "cache_latents", "cache_latents_to_disk", "alpha_color",
+    "folder_path", "resolution", "buckets", "bucket_tolerance", "square_crop", "random_crop", "random_scale",
+    "scale", "poi", "flip_x", "flip_y", "alpha_color", "num_repeats", "loss_multiplier", "strict",
+    "mask_path", "alpha_mask", "invert_mask", "mask_min_value", "control_path", "control_path_1",
+    "control_path_2", "control_path_3", "control_transparent_color", "full_size_control_images",
+    "cache_latents", "cache_latents_to_disk", "trigger_word", "cache_text_embeddings",
 }  # fmt: skip
 _OWN_LOSS = "a slider has a loss of its own"
 
@@ -53,7 +57,7 @@ def unread_by_slider(process: ConceptSliderProcess) -> dict[Location, tuple[Sect
     return {
         ("datasets", index, key): (dataset, reason)
         for index, dataset in enumerate(process.datasets)
-        for key in sorted(_CAPTIONS - {"trigger_word", "cache_text_embeddings"})
+        for key in sorted(_CAPTIONS & DatasetConfig.model_fields.keys())
     }
 
 
