@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.config_modules.base import Location, Section, is_set
 from toolkit.config_modules.documents import dotted
-from toolkit.config_modules.embedding_checks import check_embedding
+from toolkit.config_modules.embedding_checks import check_embedding, unread_beside_embedding
 from toolkit.config_modules.explain import shown
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
@@ -99,6 +99,8 @@ def process_notes(process: AnyProcess) -> list[str]:
                 unread["datasets", index, key] = dataset, "an autoencoder's training reads no captions"
     if isinstance(process, ConceptSliderProcess):
         unread |= unread_by_slider(process)
+    if isinstance(process, TrainProcess):
+        unread |= unread_beside_embedding(process)
     if isinstance(process, DiffusionProcess) and process.first_sample is not None:
         reason = "these are drawn once, before the first step"
         unread["first_sample", "sample_every"] = process.first_sample, reason

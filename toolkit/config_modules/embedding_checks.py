@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from toolkit.config_modules.base import Location
+from toolkit.config_modules.base import Location, Section
 from toolkit.config_modules.process import TrainProcess
 from toolkit.models.catalogue import ARCHITECTURES
 
@@ -44,6 +44,16 @@ def check_embedding(process: TrainProcess) -> Iterator[Finding]:
     if process.network is None and process.save.save_format == "diffusers":
         message = "diffusers is for full models; an embedding is one file"
         yield ("save", "save_format"), "config.conflict", message, "leave it out"
+
+
+def unread_beside_embedding(process: TrainProcess) -> dict[Location, tuple[Section, str]]:
+    """Learning rates of what is not trained: location -> (section, reason)."""
+    if process.embedding is None:
+        return {("train", "embedding_lr"): (process.train, "only counts with an embedding")}
+    if process.network is not None:
+        return {}
+    reason = "without a network nothing but the embedding's vectors is trained"
+    return {("train", key): (process.train, reason) for key in ("unet_lr", "text_encoder_lr")}
 
 
 def _check_triggers(process: TrainProcess, trigger: str) -> Iterator[Finding]:

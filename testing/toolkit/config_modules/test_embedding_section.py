@@ -91,3 +91,16 @@ def test_alone_an_embedding_is_enough_to_train():
 
 def test_ai_toolkits_own_trainer_of_embeddings_is_known():
     assert process(type="textual_inversion_trainer").embedding.trigger == "zwx"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"embedding": None, "train": {"embedding_lr": 1e-3}}, "train.embedding_lr"),
+        ({"train": {"unet_lr": 1e-3}}, "train.unet_lr"),
+        ({"train": {"text_encoder_lr": 1e-3}}, "train.text_encoder_lr"),
+    ],
+)
+def test_rates_of_what_is_not_trained_are_told(changes, key):
+    assert any(note.startswith(f"{key}: 0.001 has no effect") for note in load(text(**changes)).notes)
+    assert not any("has no effect" in note for note in load(text(train={"embedding_lr": 1e-3})).notes)

@@ -12,6 +12,8 @@ from testing.tiny_models import tiny_pipeline
 from toolkit.diffusion.diffusion_loss import ItemLosses
 from toolkit.models.sd15.model import SD15
 from toolkit.models.shared.families import Components
+from toolkit.networks.base import Network
+from toolkit.networks.catalogue import NETWORKS, resolve_network
 from toolkit.networks.lora import LoraNetwork, attach_lora
 from toolkit.seeding import keyed_generator
 from toolkit.training.slider_losses import (
@@ -155,7 +157,7 @@ def test_a_mask_leaves_places_out(slider):
     assert not torch.allclose(masked.per_item, whole.per_item)
 
 
-def train(model: SD15, network: LoraNetwork, steps: int) -> list[float]:
+def train(model: SD15, network: Network, steps: int) -> list[float]:
     optimizer = torch.optim.AdamW(network.parameters("unet"), lr=2e-2, weight_decay=0)
     seen = []
     noisy, t = noisy_of(model)
@@ -174,9 +176,21 @@ def train(model: SD15, network: LoraNetwork, steps: int) -> list[float]:
 
 
 def test_it_slides_both_ways_and_at_0_it_is_the_base(base, slider):
-    model, network = slider
+    assert_slides(base, *slider, by=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_every_type_of_network_can_be_a_slider(base, kind):
+    model = deepcopy(base)
+    network = resolve_network(kind)({"unet": model.unet}, rank=4, alpha=4, seed=1)
+    assert_slides(base, model, network, by=0.1)
+
+
+def assert_slides(base: SD15, model: SD15, network: Network, *, by: float) -> None:
+    """Train the network for a few steps; it moves the prediction one way at +1, the other way at -1."""
     seen = train(model, network, 20)
-    assert seen[-1] < 0.5 * seen[0]
+    assert seen[-1] < (1 - by) * seen[0]
     own, positive, negative = predictions(base, "a cat", "a red cat", "a blue cat")
     wanted = (positive - negative).flatten()
 
@@ -186,6 +200,6 @@ def test_it_slides_both_ways_and_at_0_it_is_the_base(base, slider):
         (moved,) = predictions(model, "a cat")
         return float(((moved - own).flatten() @ wanted) / (wanted @ wanted))
 
-    assert shift(1.0) > 0.5
-    assert shift(-1.0) < -0.5
+    assert shift(1.0) > by
+    assert shift(-1.0) < -by
     assert shift(0.0) == 0.0
