@@ -67,7 +67,9 @@ def prepare_data(
     """
     model, seed = trained.model, build.seed(section)
     latents = _cached_latents(section, items, trained, session)
-    prompts = _cached_prompts(section, items, trained, session) if captions else None
+    texts = possible_captions(items)
+    texts += extra_prompts(section, texts)
+    prompts = cached_prompts(section, texts, trained, session) if captions else None
     maker = BatchMaker(
         items,
         seed=seed,
@@ -111,12 +113,12 @@ def _cached_latents(
     return cache
 
 
-def _cached_prompts(
-    section: DiffusionProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+def cached_prompts(
+    section: DiffusionProcess, texts: list[str], trained: TrainedModel, session: Session
 ) -> PromptCache | None:
-    """Every caption encoded once, the empty one too; None while a text encoder is trained.
+    """Every text that the loss may read, encoded once; None while a text encoder is trained.
 
-    Captions are few and small next to latents, so they are kept even where the config does not ask for it;
+    Texts are few and small next to latents, so they are kept even where the config does not ask for it;
     `cache_text_embeddings` keeps them on disk.
     """
     if trained.trains_text_encoder:
@@ -124,9 +126,8 @@ def _cached_prompts(
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
     cache = PromptCache(cache_root() / "prompts" if on_disk else None, trained.model.text_encoder_hash)
     session.phase("caching", "Encoding captions")
-    captions = possible_captions(items)
     cache.fill(
-        [*captions, *extra_prompts(section, captions)],
+        texts,
         trained.model.encode_prompts,
         progress=session.counted("captions"),
         should_stop=session.stop_requested,

@@ -137,7 +137,7 @@ def make_losses(section: DiffusionProcess, trained: TrainedModel, prompts: Promp
         model=trained.model,
         device=trained.device,
         network=trained.network,
-        condition=_conditioner(trained.model, prompts),
+        condition=conditioner(trained.model, prompts),
         criterion=make_criterion(train.loss_type, c=train.huber_c, schedule=train.huber_schedule),
         weighting=weighting(train),
         multipliers=Multipliers(train.img_multiplier, train.latent_multiplier, train.noisy_latent_multiplier),
@@ -147,7 +147,7 @@ def make_losses(section: DiffusionProcess, trained: TrainedModel, prompts: Promp
     )
 
 
-def _conditioner(model: Architecture, prompts: PromptCache | None) -> Condition:
+def conditioner(model: Architecture, prompts: PromptCache | None) -> Condition:
     """Prompts -> their conditioning, from what was encoded ahead if anything was."""
     from toolkit.prompt_utils import concat
 

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
+from jobs.diffusion_data import cached_prompts
 from jobs.diffusion_run import plain_requests
+from jobs.losses import conditioner
 from jobs.session import Session
 from jobs.trained_model import TrainedModel
 from toolkit.config_modules.process import ConceptSliderProcess, SliderProcess
 from toolkit.config_modules.sample import SampleRequest, place_trigger
-from toolkit.prompt_utils import Conditioning, concat
 from toolkit.training.report import slider_sheet
 
 if TYPE_CHECKING:
@@ -34,20 +33,15 @@ def with_trigger(section: SliderSection, prompt: str) -> str:
     return place_trigger(prompt, section.trigger_word)
 
 
-def make_encoder(trained: TrainedModel, texts: Sequence[str]) -> Encoder:
+def make_encoder(
+    section: SliderSection, trained: TrainedModel, session: Session, texts: Sequence[str]
+) -> Encoder:
     """A function B prompts -> conditioning on the device, for these texts only.
 
     They are encoded once, by the frozen encoder; where the encoder learns, each time as it is then.
     """
-    if trained.trains_text_encoder:
-        return lambda prompts: trained.model.encode_prompts(list(prompts))
-    with torch.no_grad():
-        known = {text: trained.model.encode_prompts([text]) for text in dict.fromkeys(texts)}
-
-    def encode(prompts: Sequence[str]) -> Conditioning:
-        return concat([known[prompt] for prompt in prompts]).to(trained.device)
-
-    return encode
+    condition = conditioner(trained.model, cached_prompts(section, list(texts), trained, session))
+    return lambda prompts: condition(prompts).to(trained.device)
 
 
 def slider_requests(section: SliderSection, step: int) -> list[SampleRequest]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jobs import build
 from jobs.diffusion_data import prepare_data
 from jobs.diffusion_run import Program, load_for_training, open_session, train
+from jobs.session import Session
 from jobs.sliders import (
     make_encoder,
     network_of,
@@ -35,7 +36,7 @@ def run(loaded: LoadedJob, section: ConceptSliderProcess) -> None:
         trained, accelerator = load_for_training(section, session)
         program = Program(
             data=prepare_data(section, scan.items, trained, session, captions=False),
-            losses=_losses(section, trained),
+            losses=_losses(section, trained, session),
             requests=partial(slider_requests, section),
             labels=slider_labels(section),
             num_pictures=scan.num_pictures,
@@ -45,7 +46,7 @@ def run(loaded: LoadedJob, section: ConceptSliderProcess) -> None:
 
 
 def _losses(
-    section: ConceptSliderProcess, trained: TrainedModel
+    section: ConceptSliderProcess, trained: TrainedModel, session: Session
 ) -> Callable[[Batch], Generator[ItemLosses, None, None]]:
     """The loss of a batch of pictures, in parts; whatever they show, the prompts are the slider's."""
     from toolkit.diffusion.diffusion_loss import noise_latents
@@ -55,7 +56,7 @@ def _losses(
     ends = (slider.target_class, slider.positive_prompt, slider.negative_prompt)
     target, positive, negative = (with_trigger(section, prompt) for prompt in ends)
     anchors = [] if slider.anchor_class is None else [with_trigger(section, slider.anchor_class)]
-    encode = make_encoder(trained, [target, positive, negative, *anchors])
+    encode = make_encoder(section, trained, session, [target, positive, negative, *anchors])
     rule = SlideRule(
         strength=slider.guidance_strength,
         anchor_weight=slider.anchor_strength,

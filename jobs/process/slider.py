@@ -10,6 +10,7 @@ import torch
 
 from jobs import build
 from jobs.diffusion_run import Program, load_for_training, open_session, train
+from jobs.session import Session
 from jobs.slider_items import Slide, make_data, make_items, read_slides
 from jobs.sliders import (
     make_encoder,
@@ -46,7 +47,7 @@ def run(loaded: LoadedJob, section: SliderProcess) -> None:
                 section, [item for item, _ in items.values()], model.latent_spec, model.objective,
                 build.seed(section),
             ),
-            losses=_losses(section, trained, items),
+            losses=_losses(section, trained, session, items),
             requests=partial(slider_requests, section),
             labels=slider_labels(section),
             after_preview=partial(write_slider_sheet, section, session),
@@ -55,7 +56,10 @@ def run(loaded: LoadedJob, section: SliderProcess) -> None:
 
 
 def _losses(
-    section: SliderProcess, trained: TrainedModel, items: dict[str, tuple[MediaItem, Slide]]
+    section: SliderProcess,
+    trained: TrainedModel,
+    session: Session,
+    items: dict[str, tuple[MediaItem, Slide]],
 ) -> Callable[[Batch], Generator[ItemLosses, None, None]]:
     """The loss of a batch of noise, in parts: the network draws a part of the way and is corrected there."""
     from toolkit.diffusion.partial_denoising import denoise_partly, noise_levels
@@ -65,7 +69,7 @@ def _losses(
     held = [(text, anchor.multiplier) for anchor in slider.anchors for text in anchor.texts()]
     anchors = [with_trigger(section, text) for text, _ in held]
     texts = [text for _, slide in items.values() for text in (slide.target, slide.positive, slide.negative)]
-    encode = make_encoder(trained, ["", *texts, *anchors])
+    encode = make_encoder(section, trained, session, ["", *texts, *anchors])
     levels = noise_levels(model.objective, slider.max_denoising_steps)
 
     def draw(batch: Batch, slides: list[Slide]) -> tuple[Tensor, Tensor]:
