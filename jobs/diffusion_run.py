@@ -60,6 +60,7 @@ def load_for_training(section: DiffusionProcess, session: Session) -> tuple[Trai
     check_optimizer(section.train.optimizer, section.train.optimizer_params)
     trained = load_trained_model(section, accelerator)
     check_objective(trained.model.objective.name, section)
+    session.notes(trained.notes)
     session.say(trained.summary)
     session.stop.check()
     return trained, accelerator

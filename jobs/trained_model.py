@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,19 @@ from torch import nn
 from jobs import build
 from toolkit.config_modules.embedding import EmbeddingConfig
 from toolkit.config_modules.loading import LoadedJob
+from toolkit.config_modules.network import NetworkKwargs
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.data.tensor_store import make_key
 from toolkit.metadata import TrainedFile, build_metadata
 from toolkit.models.base import Architecture
 from toolkit.models.catalogue import find_architecture
 from toolkit.models.shared.components import component_hash
+from toolkit.networks.adapters import AdapterNetwork
 from toolkit.networks.catalogue import resolve_network
 from toolkit.networks.embedding import TextualInversion, attach_embedding, save_embedding
-from toolkit.networks.lora import LoraNetwork
-from toolkit.networks.saving import load_lora_into, save_lora
+from toolkit.networks.key_formats import style_of
+from toolkit.networks.lycoris import FULL_RANK
+from toolkit.networks.saving import load_network, save_network
 from toolkit.stable_diffusion_model import StableDiffusion
 
 if TYPE_CHECKING:
@@ -37,12 +40,13 @@ class TrainedModel:
 
     sd: StableDiffusion
     device: torch.device
-    network: LoraNetwork | None
+    network: AdapterNetwork | None
     parameters: dict[str, nn.Parameter]
     groups: list[dict[str, Any]]
     trains_text_encoder: bool
     base_hash: str | None
     embedding: TextualInversion | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def model(self) -> Architecture:
@@ -53,7 +57,7 @@ class TrainedModel:
     def nature(self) -> dict[str, Any]:
         """What makes a checkpoint of this training useless to another one."""
         network = self.network
-        adapter = None if network is None else f"LoRA with alpha {network.alpha:g}"
+        adapter = None if network is None else f"{network.kind.title} with alpha {network.alpha:g}"
         vectors = None if self.embedding is None else f"{self.embedding.num_vectors} vectors"
         return {
             "adapter": adapter, "embedding": vectors, "objective": self.model.objective.name,
@@ -64,7 +68,9 @@ class TrainedModel:
     def summary(self) -> str:
         """One line: what is trained, and how many weights that is."""
         count = sum(parameter.numel() for parameter in self.parameters.values())
-        parts = [] if self.network is None else [f"{self.network.num_modules} LoRA modules"]
+        parts = (
+            [] if self.network is None else [f"{self.network.num_modules} {self.network.kind.title} modules"]
+        )
         if self.embedding is not None:
             parts.append(f"{self.embedding.num_vectors} vectors of '{self.embedding.trigger}'")
         what = " and ".join(parts) or "the model itself"
@@ -97,7 +103,8 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
         components |= architecture.text_encoders
     # A full fine-tune replaces the base, so there a checkpoint needs no other.
     base_hash = None if whole else _base_hash(architecture)
-    network = None if section.network is None else _attach(section, components)
+    notes: list[str] = []
+    network = None if section.network is None else _attach(section, components, notes)
     parameters: dict[str, nn.Parameter] = {}
     groups = []
     for component, module in components.items():
@@ -105,12 +112,8 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
             module.requires_grad_(True)
         own = {f"{component}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
         parameters |= own
-        groups.append(
-            {
-                "params": list(own.values()),
-                "lr": train.denoiser_lr if component in architecture.denoisers else train.encoder_lr,
-            }
-        )
+        lr = train.denoiser_lr if component in architecture.denoisers else train.encoder_lr
+        groups += _groups(own, lr, None if section.network is None else section.network.network_kwargs)
         module.train()
     inversion = None
     if embedding is not None:
@@ -122,7 +125,9 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
         for module in components.values():
             _checkpoint_gradients(module)
     changing = train.train_text_encoder or inversion is not None
-    return TrainedModel(sd, accelerator.device, network, parameters, groups, changing, base_hash, inversion)
+    return TrainedModel(
+        sd, accelerator.device, network, parameters, groups, changing, base_hash, inversion, notes
+    )
 
 
 def _attach_embedding(wanted: EmbeddingConfig, architecture: Architecture) -> TextualInversion:
@@ -141,22 +146,42 @@ def _base_hash(architecture: Architecture) -> str:
     return make_key(*hashes)[:16] if len(hashes) > 1 else hashes[0][:16]
 
 
-def _attach(section: DiffusionProcess, components: dict[str, nn.Module]) -> LoraNetwork:
-    """The network of the section on these components, with its starting weights."""
+def _groups(
+    parameters: dict[str, nn.Parameter], lr: float, kwargs: NetworkKwargs | None
+) -> list[dict[str, Any]]:
+    """The parameter groups of one component: one, or with LoRA+ another for `up` with a rate of its own."""
+    ratio = None if kwargs is None else kwargs.loraplus_lr_ratio
+    if ratio is None:
+        return [{"params": list(parameters.values()), "lr": lr}]
+    ups = [parameter for name, parameter in parameters.items() if ".lora_B." in name]
+    rest = [parameter for name, parameter in parameters.items() if ".lora_B." not in name]
+    return [{"params": rest, "lr": lr}, {"params": ups, "lr": lr * ratio}]
+
+
+def _attach(section: DiffusionProcess, components: dict[str, nn.Module], notes: list[str]) -> AdapterNetwork:
+    """The network of the section on these components, with its starting weights; notes are added to."""
     wanted = section.network
     assert wanted is not None
-    network: LoraNetwork = resolve_network(wanted.type)(
+    options: dict[str, Any] = {"rank": wanted.rank, "alpha": wanted.alpha}
+    if wanted.type == "lokr":
+        options["factor"] = wanted.lokr_factor
+        if wanted.lokr_full_rank:
+            options |= {"rank": FULL_RANK, "alpha": FULL_RANK}
+    network: AdapterNetwork = resolve_network(wanted.type)(
         components,
-        rank=wanted.rank,
-        alpha=wanted.alpha,
+        **options,
+        conv_rank=wanted.conv_rank,
+        conv_alpha=wanted.convolution_alpha,
         seed=build.seed(section),
         dropout=wanted.dropout or 0.0,
         only_if_contains=wanted.network_kwargs.only_if_contains or (),
         ignore_if_contains=wanted.network_kwargs.ignore_if_contains or (),
         transformer_only=wanted.transformer_only,
+        attn_only=wanted.network_kwargs.attn_only,
     )
     if wanted.pretrained_lora_path is not None:
-        load_lora_into(network, build.local_file(wanted.pretrained_lora_path, "network.pretrained_lora_path"))
+        file = build.local_file(wanted.pretrained_lora_path, "network.pretrained_lora_path")
+        notes += load_network(network, file).notes
     return network
 
 
@@ -210,7 +235,8 @@ def save_trained(
         path = path.with_name(build.stem_beside_embedding(facts.name) + path.name.removeprefix(facts.name))
     if trained.network is not None:
         target = path.with_name(f"{path.name}.safetensors")
-        save_lora(trained.network, target, dtype=dtype, metadata=build_metadata(facts))
+        style = style_of(section.model.arch)
+        save_network(trained.network, target, dtype=dtype, metadata=build_metadata(facts), style=style)
         return target
     if save.save_format == "diffusers":
         trained.sd.save_pretrained(path, dtype=dtype)

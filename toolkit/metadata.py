@@ -28,7 +28,13 @@ LEGACY_HASH_START, LEGACY_HASH_BYTES = 0x100000, 0x10000
 BASE_MODELS = dict.fromkeys(("sd15", "sd1", "sd1.5"), ("sd_v1", "stable-diffusion-v1"))
 
 # network type -> (ss_network_module, modelspec's suffix of the architecture)
-NETWORK_TYPES = {"lora": ("networks.lora", "lora")}
+NETWORK_TYPES = {
+    "lora": ("networks.lora", "lora"),
+    "locon": ("networks.lora", "lora"),
+    "dora": ("lycoris.kohya", "lora"),
+    "loha": ("lycoris.kohya", "lora"),
+    "lokr": ("lycoris.kohya", "lora"),
+}
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v"}
 

@@ -19,7 +19,8 @@ from toolkit.diffusion.criteria import mse
 from toolkit.diffusion.diffusion_loss import Multipliers
 from toolkit.models.sd15.loading import load as load_sd15
 from toolkit.models.sd15.model import SD15
-from toolkit.networks.lora import LoraNetwork, attach_lora
+from toolkit.networks.adapters import AdapterNetwork
+from toolkit.networks.lora import attach_lora
 from toolkit.seeding import keyed_generator
 
 CAPTIONS = ("zwx in a park", "a photo of zwx", "a box")
@@ -31,7 +32,7 @@ def model(tmp_path_factory) -> SD15:
 
 
 @pytest.fixture(scope="module")
-def network(model: SD15) -> LoraNetwork:
+def network(model: SD15) -> AdapterNetwork:
     """A LoRA that has learned something: what it adds is not nothing."""
     made = attach_lora({"unet": model.denoisers["unet"]}, rank=2, alpha=2.0, seed=1)
     with torch.no_grad():
@@ -63,7 +64,7 @@ def batch(model: SD15) -> Batch:
 
 
 @pytest.fixture
-def program(model: SD15, network: LoraNetwork) -> Callable[..., LossProgram]:
+def program(model: SD15, network: AdapterNetwork) -> Callable[..., LossProgram]:
     def make(**options: object) -> LossProgram:
         plain = LossProgram(
             model=model,
@@ -86,7 +87,7 @@ def parts(losses: object) -> list[torch.Tensor]:
     return [losses.per_item.detach()]  # type: ignore[attr-defined]
 
 
-def predictions(model: SD15, network: LoraNetwork, batch: Batch, captions, strength: float):
+def predictions(model: SD15, network: AdapterNetwork, batch: Batch, captions, strength: float):
     """(noisy prediction at a strength of the network, target) in float32, made by hand."""
     noisy = model.objective.add_noise(batch.latents, batch.noise, batch.t)
     before, network.multiplier = network.multiplier, strength

@@ -160,7 +160,7 @@ def finished(tmp_path_factory) -> tuple[Path, Path]:
     """A model of random weights and a run folder with a LoRA for it."""
     from toolkit.model_utils import load_model_for_inference
     from toolkit.networks.lora import attach_lora
-    from toolkit.networks.saving import save_lora
+    from toolkit.networks.saving import save_network
 
     folder = tmp_path_factory.mktemp("demo")
     model = build_tiny_sd15(folder / "model")
@@ -171,7 +171,7 @@ def finished(tmp_path_factory) -> tuple[Path, Path]:
     with torch.no_grad():
         for index, parameter in enumerate(network.named_parameters().values()):
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
-    save_lora(network, run / "run.safetensors", metadata={})
+    save_network(network, run / "run.safetensors", metadata={})
     return model, run
 
 

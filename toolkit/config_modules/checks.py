@@ -18,6 +18,7 @@ from toolkit.config_modules.job import AnyProcess
 from toolkit.config_modules.loop import LoopConfig
 from toolkit.config_modules.loss_checks import check_losses, check_weights, unread_settings
 from toolkit.config_modules.names import FLOW_SAMPLERS
+from toolkit.config_modules.network_checks import check_network, unread_network_settings
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
@@ -63,6 +64,7 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
         yield from _check_trained_parts(process)
         yield from _check_text_cache(process)
         yield from check_losses(process)
+        yield from check_network(process)
         objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
         yield from _check_objective(process, objective)
         yield from check_slider(process)
@@ -106,6 +108,9 @@ def process_notes(process: AnyProcess) -> list[str]:
         unread["first_sample", "sample_every"] = process.first_sample, reason
     if isinstance(process, DiffusionProcess):
         unread |= {("train", key): (process.train, why) for key, why in unread_settings(process).items()}
+        if process.network is not None:
+            network, told = process.network, unread_network_settings(process)
+            unread |= {("network", key): (network, why) for key, why in told.items()}
     return [
         f"{dotted(location)}: {shown(getattr(section, str(location[-1])))} has no effect: {reason}"
         for location, (section, reason) in unread.items()

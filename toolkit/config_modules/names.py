@@ -73,7 +73,11 @@ LOSS_TYPES = {
 }  # fmt: skip
 LOSS_TYPES_NOT_YET = ("wavelet", "stepped", "mean_flow", "pixelspace")
 
-NETWORKS_NOT_YET = ("locon", "lycoris", "loha", "lorm", "lokr", "dora", "fullrank", "lierla")
+# Every spelling of a network type -> its name in toolkit/networks/catalogue.py.
+NETWORK_TYPES = {
+    "lora": "lora", "locon": "locon", "lycoris": "locon", "dora": "dora", "loha": "loha", "lokr": "lokr",
+}  # fmt: skip
+NETWORKS_NOT_YET = ("lorm", "fullrank", "lierla")
 
 # Every spelling of an architecture -> its name in the catalogue.
 ARCHES = {

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from toolkit.config_modules.base import AnyOf, Float, Int, Section, Text, one_of
 from toolkit.config_modules.loop import Dtype
-from toolkit.config_modules.names import NETWORKS_NOT_YET
+from toolkit.config_modules.names import NETWORK_TYPES, NETWORKS_NOT_YET
 
-_NO_LOKR = "only counts with type: lokr"
 _NO_HUB = "only counts with push_to_hub"
 _NO_WANDB = "only counts with use_wandb"
 
@@ -18,7 +17,7 @@ _NO_WANDB = "only counts with use_wandb"
 class NetworkKwargs(Section):
     """Which modules a network touches, by parts of their names; `ignore` wins."""
 
-    NOT_YET: ClassVar = {"attn_only": False, "full_train_in_out": False}
+    NOT_YET: ClassVar = {"full_train_in_out": False}
 
     only_if_contains: list[Text] | None = Field(
         None, description="Train only modules whose dotted name contains one of these (null: all)."
@@ -27,27 +26,50 @@ class NetworkKwargs(Section):
         [], description="Leave out modules whose dotted name contains one of these."
     )
 
+    attn_only: bool = Field(False, description="Adapt only the layers of attention.")
+    loraplus_lr_ratio: Float | None = Field(
+        None,
+        gt=0,
+        description="LoRA+ (arXiv:2402.12354): the learning rate of `up` as a multiple of lr; 16 is usual.",
+    )
+
 
 class NetworkConfig(Section):
     """The adapter that is trained; without this section the model itself is."""
 
     ALIASES: ClassVar = {"rank": "linear", "alpha": "linear_alpha"}
     NOT_YET: ClassVar = {
-        "conv": None, "conv_alpha": None, "lorm": None, "layer_offloading": False, "all_layers": False,
-        "lorm_config": None,
+        "lorm": None, "layer_offloading": False, "all_layers": False, "lorm_config": None,
+        "old_lokr_format": False,
     }  # fmt: skip
     IDLE: ClassVar = {
-        "lokr_full_rank": (False, _NO_LOKR),
-        "lokr_factor": (-1, _NO_LOKR), "old_lokr_format": (False, _NO_LOKR),
         "split_multistage_loras": (True, "the supported models have one stage"),
     }  # fmt: skip
 
-    type: Annotated[Literal["lora"], *one_of("network type", ("lora",), NETWORKS_NOT_YET)] = Field(
-        "lora", description="Kind of adapter."
+    type: Annotated[
+        Literal["lora", "locon", "dora", "loha", "lokr"],
+        *one_of("network type", NETWORK_TYPES, NETWORKS_NOT_YET),
+    ] = Field(
+        "lora",
+        description="Kind of adapter: lora, locon (convolutions too), dora, loha or lokr.",
     )
     linear: Int = Field(4, ge=1, description="Rank of the adapter of linear layers.")
     linear_alpha: Float = Field(
         1.0, gt=0, description="The adapter's output is scaled by linear_alpha / rank."
+    )
+    conv: Int | None = Field(
+        None,
+        ge=1,
+        description="Rank of the adapter of a UNet's convolutions (null: none; with locon: linear).",
+    )
+    conv_alpha: Float | None = Field(
+        None, gt=0, description="The same as linear_alpha for convolutions (null: conv)."
+    )
+    lokr_factor: Int = Field(
+        -1, description="Smaller side of LoKr's first factor, such as 8; -1 is the nearest to a square."
+    )
+    lokr_full_rank: bool = Field(
+        False, description="Keep LoKr's second factor whole; linear and linear_alpha then do not count."
     )
     dropout: Float | None = Field(
         None, ge=0, lt=1, description="Dropout before the adapter, in [0, 1) (null: none)."
@@ -69,6 +91,18 @@ class NetworkConfig(Section):
     def alpha(self) -> float:
         """Numerator of the adapter's scale."""
         return self.linear_alpha
+
+    @property
+    def conv_rank(self) -> int | None:
+        """Rank of the adapter of convolutions, None if they have none."""
+        return self.linear if self.conv is None and self.type == "locon" else self.conv
+
+    @property
+    def convolution_alpha(self) -> float | None:
+        """Numerator of that adapter's scale."""
+        if self.conv_alpha is not None or self.conv_rank is None:
+            return self.conv_alpha
+        return self.linear_alpha if self.conv is None else float(self.conv)
 
 
 class SaveConfig(Section):

@@ -8,10 +8,19 @@ from typing import Any
 from toolkit.errors import ConfigError, Problem
 from toolkit.registry import Registry
 
-NETWORKS = Registry("network type", {"lora": "toolkit.networks.lora:attach_lora"})
+NETWORKS = Registry(
+    "network type",
+    {
+        "lora": "toolkit.networks.lora:attach_lora",
+        "locon": "toolkit.networks.lora:attach_lora",
+        "dora": "toolkit.networks.lora:attach_dora",
+        "loha": "toolkit.networks.lycoris:attach_loha",
+        "lokr": "toolkit.networks.lycoris:attach_lokr",
+    },
+)
 
 # Types that configs of this format may name, and that cannot be trained yet.
-NOT_YET = ("locon", "lycoris", "lokr", "loha", "dora", "lorm", "fullrank", "lierla")
+NOT_YET = ("lorm", "fullrank", "lierla")
 
 
 def explain_network(name: str) -> str | None:

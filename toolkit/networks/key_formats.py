@@ -1,8 +1,11 @@
-"""Names of LoRA tensors in files: kohya's, which every tool reads for SD 1.x, and peft's. Torch-free.
+"""Names of network tensors in files. Torch-free.
 
-kohya: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`, `.lora_up.weight`, `.alpha` (0-dim).
-peft:  `unet.mid_block.attentions.0.proj_in.lora_A.weight` (= down), `.lora_B.weight` (= up), no alpha.
-In both, the change of a weight is up @ down * alpha / rank; a missing alpha means alpha = rank.
+kohya and lycoris: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`, `.lora_up.weight`, `.alpha`
+    (0-dim); likewise `.hada_w1_a` (LoHa), `.lokr_w1` (LoKr), `.dora_scale` (DoRA).
+peft: `unet.mid_block.attentions.0.proj_in.lora_A.weight` (= down), `.lora_B.weight` (= up), no alpha.
+
+Here a module has one name, kohya's of Stable Diffusion 1.x, and its tensors are the parts that kohya and
+lycoris name. A missing alpha means alpha = rank.
 """
 
 from __future__ import annotations
@@ -14,26 +17,66 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-KOHYA_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
+DOWN, UP, ALPHA, DORA = "lora_down.weight", "lora_up.weight", "alpha", "dora_scale"
+LOHA_PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+LOKR_PARTS = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+PARTS = (DOWN, UP, ALPHA, DORA, *LOHA_PARTS, *LOKR_PARTS)
 
-DOWN, UP, ALPHA = "down", "up", "alpha"
-_KOHYA_PARTS = {"lora_down.weight": DOWN, "lora_up.weight": UP, "alpha": ALPHA}
+# The one name of a module: this prefix and its path with "_" for ".".
+PREFIXES = {
+    "unet": "lora_unet",
+    "transformer": "lora_transformer",
+    "text_encoder": "lora_te",
+    "text_encoder_2": "lora_te2",
+}
+# Other prefixes in files; `lycoris` leaves out of which denoiser.
+_ALIASES = {"lora_te1": "lora_te"}
+_ANY_DENOISER = "lycoris"
+
 _DOTTED_KEY = re.compile(
     r"^(?:base_model\.model\.)?(?P<path>.+?)\."
     r"(?:(?P<down>lora_A|lora_down|lora\.down)|(?P<up>lora_B|lora_up|lora\.up))(?:\.default)?\.weight$"
 )
-_DOTTED_ALPHA = re.compile(r"^(?:base_model\.model\.)?(?P<path>.+)\.alpha$")
+_DOTTED_REST = re.compile(
+    r"^(?:base_model\.model\.)?(?P<path>.+)\.(?P<part>alpha|dora_scale|lora_magnitude_vector(?:\.default)?"
+    r"(?:\.weight)?|(?:hada|lokr)_\w+)$"
+)
 
-# Ends of keys that belong to other network types, with the name to use in a message.
+# Parts that no network here has, with the name to use in a message.
 _OTHER_TYPES = {
-    ".hada_w1_a": "LoHa",
-    ".lokr_w1": "LoKr",
-    ".lokr_w1_a": "LoKr",
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
     ".lora_mid.weight": "LoCon with Tucker decomposition",
+    ".hada_t1": "LoHa with Tucker decomposition",
+    ".lokr_t2": "LoKr with Tucker decomposition",
     ".diff": "full difference",
+    ".oft_blocks": "OFT",
+    ".oft_diag": "OFT",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStyle:
+    """How the files of an architecture name their modules.
+
+    prefixes: component -> what stands for it. dotted: LoRA in peft's keys, without alpha; others in lycoris'.
+    """
+
+    prefixes: Mapping[str, str]
+    dotted: bool = False
+
+
+STYLES = {
+    "sd": KeyStyle(PREFIXES),
+    "sdxl": KeyStyle(PREFIXES | {"text_encoder": "lora_te1"}),
+    "peft": KeyStyle(PREFIXES | {"transformer": "lycoris", "text_encoder": "lora_te1"}, dotted=True),
+}
+
+# UNets are read everywhere in kohya's keys; transformers in peft's (diffusers drops kohya's silently).
+_STYLE_OF = {"sd15": "sd", "sd2": "sd", "sdxl": "sdxl", "ssd": "sdxl", "vega": "sdxl"}
+
+
+def style_of(architecture: str) -> KeyStyle:
+    """How network files of an architecture name their modules."""
+    return STYLES[_STYLE_OF.get(architecture, "peft")]
 
 
 def canonical_path(component: str, path: str) -> str:
@@ -42,14 +85,14 @@ def canonical_path(component: str, path: str) -> str:
     transformers 5 dropped `text_model.` from the module names of CLIPTextModel, but files keep it:
     other tools match the literal `lora_te_text_model_encoder_layers_...` only.
     """
-    if component.startswith("text_encoder") and path.startswith("encoder."):
+    if component.startswith("text_encoder") and path.startswith("encoder.layers."):
         return f"text_model.{path}"
     return path
 
 
 def kohya_name(component: str, path: str) -> str:
-    """kohya's name of a module, without the tensor's part."""
-    return f"{KOHYA_PREFIXES[component]}_{canonical_path(component, path)}".replace(".", "_")
+    """The one name of a module: kohya's of Stable Diffusion 1.x, without the tensor's part."""
+    return f"{PREFIXES[component]}_{canonical_path(component, path)}".replace(".", "_")
 
 
 def peft_name(component: str, path: str) -> str:
@@ -57,61 +100,77 @@ def peft_name(component: str, path: str) -> str:
     return f"{component}.{canonical_path(component, path)}"
 
 
-def split_key(key: str) -> tuple[str, str] | None:
-    """A key in either format -> (kohya's module name, "down" | "up" | "alpha"), or None if it is neither.
+def split_key(key: str, denoiser: str = "unet") -> tuple[str, str] | None:
+    """A key in any format -> (the module's one name, one of PARTS), or None if it is neither.
 
-    The dotted formats are peft's and the older ones of diffusers (`.lora.down.weight`).
+    denoiser: the component meant where a file leaves it out. The dotted formats are peft's, the older ones of
+    diffusers (`.lora.down.weight`) and ComfyUI's (`diffusion_model.`).
     """
     head, _, tail = key.partition(".")
-    for component, prefix in KOHYA_PREFIXES.items():
-        if head.startswith(f"{prefix}_") and tail in _KOHYA_PARTS:
-            flat = head.removeprefix(f"{prefix}_")
-            if component.startswith("text_encoder") and flat.startswith("encoder_"):
-                flat = f"text_model_{flat}"  # written from the module names of transformers 5
-            return f"{prefix}_{flat}", _KOHYA_PARTS[tail]
+    flat = _flat_name(head, denoiser)
+    if flat is not None and tail in PARTS:
+        return flat, tail
     match = _DOTTED_KEY.match(key)
-    part = ALPHA if match is None else DOWN if match["down"] else UP
-    match = match or _DOTTED_ALPHA.match(key)
-    if match is None:
-        return None
+    if match is not None:
+        part = DOWN if match["down"] else UP
+    else:
+        match = _DOTTED_REST.match(key)
+        if match is None:
+            return None
+        part = DORA if match["part"].startswith("lora_magnitude") else match["part"]
     component, _, path = match["path"].partition(".")
-    if component not in KOHYA_PREFIXES or not path:
+    component = denoiser if component == "diffusion_model" else component
+    if component not in PREFIXES or not path or part not in PARTS:
         return None
     return kohya_name(component, path), part
 
 
+def _flat_name(head: str, denoiser: str) -> str | None:
+    """The one name of a module from the head of a flat key, or None if it is no such."""
+    known = sorted([*PREFIXES.values(), *_ALIASES, _ANY_DENOISER], key=len, reverse=True)
+    prefix = next((each for each in known if head.startswith(f"{each}_")), None)
+    if prefix is None:
+        return None
+    rest = head.removeprefix(f"{prefix}_")
+    prefix = PREFIXES[denoiser] if prefix == _ANY_DENOISER else _ALIASES.get(prefix, prefix)
+    if prefix.startswith("lora_te") and rest.startswith("encoder_layers_"):
+        rest = f"text_model_{rest}"  # written from the module names of transformers 5
+    return f"{prefix}_{rest}"
+
+
 @dataclass(slots=True)
-class LoraTensors(Generic[T]):
-    """What a file says about one module: down (rank, in, ...), up (out, rank, ...), alpha () or None."""
+class NetworkFile(Generic[T]):
+    """The modules of a file by their one name, each part -> tensor; and the keys that belong to no module."""
 
-    down: T | None = None
-    up: T | None = None
-    alpha: T | None = None
-
-
-@dataclass(slots=True)
-class LoraFile(Generic[T]):
-    """The modules of a file by kohya's name, and the keys that belong to no LoRA module."""
-
-    modules: dict[str, LoraTensors[T]] = field(default_factory=dict)
+    modules: dict[str, dict[str, T]] = field(default_factory=dict)
     foreign_keys: list[str] = field(default_factory=list)
 
 
-def group_modules(tensors: Mapping[str, T]) -> LoraFile[T]:
-    """Sort the tensors of a file in either format by module."""
-    result: LoraFile[T] = LoraFile()
+def group_modules(tensors: Mapping[str, T], denoiser: str = "unet") -> NetworkFile[T]:
+    """Sort the tensors of a file in any format by module."""
+    result: NetworkFile[T] = NetworkFile()
     for key, tensor in tensors.items():
-        split = split_key(key)
+        split = split_key(key, denoiser)
         if split is None:
             result.foreign_keys.append(key)
             continue
         name, part = split
-        setattr(result.modules.setdefault(name, LoraTensors()), part, tensor)
+        result.modules.setdefault(name, {})[part] = tensor
     return result
 
 
+def file_kind(modules: Mapping[str, Mapping[str, T]]) -> str:
+    """Which type of network the parts of a file make: lora, dora, loha or lokr."""
+    parts = {part for tensors in modules.values() for part in tensors}
+    if parts & set(LOHA_PARTS):
+        return "loha"
+    if parts & set(LOKR_PARTS):
+        return "lokr"
+    return "dora" if DORA in parts else "lora"
+
+
 def other_network_type(keys: Iterable[str]) -> str | None:
-    """The kind of network other than LoRA that these keys belong to, or None."""
+    """The kind of network that cannot be read here to which one of these keys belongs, or None."""
     for key in keys:
         for end, kind in _OTHER_TYPES.items():
             if key.endswith(end):
@@ -119,32 +178,10 @@ def other_network_type(keys: Iterable[str]) -> str | None:
     return None
 
 
-def to_kohya(state: Mapping[str, T], alpha: T) -> dict[str, T]:
-    """Tensors with peft's keys -> kohya's keys, with `alpha` for each module, sorted by key.
-
-    Raises ValueError on a key that is not peft's.
-    """
-    modules: dict[str, T] = {}
-    for key, tensor in state.items():
-        split = split_key(key)
-        if split is None or split[1] == ALPHA:
-            raise ValueError(f"{key!r} is not the name of a LoRA tensor")
-        name, part = split
-        modules[f"{name}.lora_{part}.weight"] = tensor
-        modules[f"{name}.alpha"] = alpha
-    return dict(sorted(modules.items()))
-
-
-def to_peft(modules: Mapping[str, LoraTensors[T]], peft_names: Mapping[str, str]) -> dict[str, T]:
-    """Grouped tensors -> peft's keys. `peft_names` maps kohya's name of a module to peft's.
-
-    Only the model knows that table: in kohya's name a "_" may stand for "." or for itself. Alphas have no
-    place in this format: fold them into `up` before. Raises KeyError on an unknown module.
-    """
-    state: dict[str, T] = {}
-    for name, tensors in modules.items():
-        if tensors.down is not None:
-            state[f"{peft_names[name]}.lora_A.weight"] = tensors.down
-        if tensors.up is not None:
-            state[f"{peft_names[name]}.lora_B.weight"] = tensors.up
-    return state
+def file_key(component: str, path: str, part: str, style: KeyStyle) -> str:
+    """The key of one tensor of a module in a file of this style."""
+    if style.dotted and part in (DOWN, UP, DORA):
+        ends = {DOWN: "lora_A.weight", UP: "lora_B.weight", DORA: "lora_magnitude_vector"}
+        return f"{peft_name(component, path)}.{ends[part]}"
+    flat = canonical_path(component, path).replace(".", "_")
+    return f"{style.prefixes[component]}_{flat}.{part}"

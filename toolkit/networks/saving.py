@@ -1,4 +1,4 @@
-"""LoRA files: written in kohya's keys with alpha, read in kohya's or peft's keys, nothing lost silently."""
+"""Network files: written in the keys of their architecture, read in any keys, nothing lost silently."""
 
 from __future__ import annotations
 
@@ -17,79 +17,149 @@ from torch import Tensor
 
 from toolkit.errors import ModelError, Problem, RunError
 from toolkit.metadata import read_metadata, seal
+from toolkit.networks.adapters import AdapterNetwork
 from toolkit.networks.key_formats import (
-    LoraTensors,
+    ALPHA,
+    DOWN,
+    STYLES,
+    UP,
+    KeyStyle,
+    file_key,
+    file_kind,
     group_modules,
     kohya_name,
     other_network_type,
     peft_name,
-    to_kohya,
-    to_peft,
 )
-from toolkit.networks.lora import LoraNetwork
+from toolkit.networks.layouts import from_file, to_file
 from toolkit.runs.atomic import write_bytes
 
 NAMES_IN_MESSAGE = 3
+Modules = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedLora:
-    """What was loaded: every module of the network, and the file's own metadata."""
+class LoadedNetwork:
+    """What was loaded: every module of the network, the file's own metadata, and what is worth knowing."""
 
     num_modules: int
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
-def save_lora(
-    network: LoraNetwork,
+def save_network(
+    network: AdapterNetwork,
     path: str | PathLike[str],
     *,
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str],
+    style: KeyStyle = STYLES["sd"],
 ) -> None:
-    """Write a LoRA file whole or not at all.
+    """Write a network's file whole or not at all, in the keys of `style`.
 
     Raises RunError if a weight is not finite in `dtype` or the disk refuses.
     """
-    alpha = torch.tensor(float(network.alpha))
-    tensors = {
-        # Alpha keeps float32: a fraction such as 0.3 changes in half precision, and with it every weight.
-        key: tensor.clone() if key.endswith(".alpha") else _cast(key, tensor, dtype)
-        for key, tensor in to_kohya(network.state_dict(), alpha).items()
-    }
-    write_bytes(Path(path), seal(serialize(tensors), metadata))
+    tensors: dict[str, Tensor] = {}
+    for component, module, layer in network.named_layers():
+        parts = to_file(layer)
+        if style.dotted and DOWN in parts:
+            # These keys have no alpha: readers take the scale for 1.
+            parts[UP] = parts[UP] * (float(parts.pop(ALPHA)) / parts[DOWN].shape[0])
+        for part, tensor in parts.items():
+            key = file_key(component, module, part, style)
+            # Alpha keeps float32: a fraction such as 0.3 changes in half precision, and with it every weight.
+            tensors[key] = tensor if part == ALPHA else _cast(key, tensor, dtype)
+    write_bytes(Path(path), seal(serialize(dict(sorted(tensors.items()))), metadata))
 
 
-def load_lora_into(network: LoraNetwork, path: str | PathLike[str]) -> LoadedLora:
+def load_network(network: AdapterNetwork, path: str | PathLike[str]) -> LoadedNetwork:
     """Give the network the weights of a file, so that it changes the model exactly as the file says.
 
-    A file with another alpha is taken as it acts: the ratio goes into `up`. Raises ModelError, naming
-    what does not fit, unless the file has exactly the network's modules with its rank; the network is
-    then as before.
+    Another alpha goes into a factor. Another rank is padded, which keeps what the file does, or cut to its
+    largest singular values; both are told. Raises ModelError, naming what does not fit, unless the file has
+    exactly the network's modules; the network is then as before.
     """
     metadata = read_metadata(path)
-    file = group_modules(load_file(path))
-    _check_kind(path, file.modules, file.foreign_keys)
-    peft_names = {
-        kohya_name(component, module): peft_name(component, module)
-        for component, module, _ in network.named_layers()
+    file = group_modules(load_file(path), network.denoiser)
+    check_file(path, file.modules, file.foreign_keys)
+    kind = file_kind(file.modules)
+    if kind != network.kind.name:
+        message = f"is a {kind} file, the network is of type {network.kind.name}"
+        raise ModelError(
+            Problem("lora.other_type", message, file=str(path), remedy=f"set network.type: {kind}")
+        )
+    layers = {
+        kohya_name(c, module): (peft_name(c, module), layer) for c, module, layer in network.named_layers()
     }
-    problems = [
-        *_wrong_modules(path, file.modules, peft_names),
-        *_wrong_shapes(path, file.modules, network),
-    ]
+    problems = _wrong_modules(path, file.modules, [*layers])
+    alpha_of = _alphas_in_header(metadata)
+    state: dict[str, Tensor] = {}
+    reasons: list[str] = []
+    for name, tensors in file.modules.items():
+        if name not in layers or problems:
+            continue
+        dotted, layer = layers[name]
+        try:
+            parts = from_file(tensors, layer, alpha_of(dotted))
+        except ValueError as reason:
+            reasons.append(f"{name} {reason}")
+        else:
+            state |= {f"{dotted}.{part}": tensor for part, tensor in parts.items()}
+    if reasons:
+        message = f"was made for a model or a network of another size: {_some(reasons)}"
+        problems.append(Problem("lora.shape", message, file=str(path)))
     if problems:
         raise ModelError(problems)
-    alpha_of = _alphas_in_header(metadata)
-    for name, tensors in file.modules.items():
-        assert tensors.up is not None and tensors.down is not None  # checked above
-        rank = tensors.down.shape[0]
-        default = alpha_of(peft_names[name], rank)
-        file_alpha = float(tensors.alpha) if tensors.alpha is not None else default
-        if file_alpha != network.alpha:
-            tensors.up = tensors.up.float() * (file_alpha / network.alpha)
-    network.load_state_dict(to_peft(file.modules, peft_names))
-    return LoadedLora(num_modules=len(file.modules), metadata=metadata)
+    network.load_state_dict(state)
+    return LoadedNetwork(len(file.modules), metadata, tuple(_rank_notes(path, file.modules, network)))
+
+
+def _rank_notes(path: str | PathLike[str], modules: Modules, network: AdapterNetwork) -> list[str]:
+    """What a change of rank means for the weights, if there was one."""
+    ranks = {name: tensors[DOWN].shape[0] for name, tensors in modules.items() if DOWN in tensors}
+    own = {kohya_name(c, module): layer.r for c, module, layer in network.named_layers()}
+    changed = {(rank, next(iter(own[name].values()))) for name, rank in ranks.items()}
+    return [
+        f"{path}: rank {before} became {now}, "
+        + ("padded; it acts as before" if now > before else "cut to its largest singular values")
+        for before, now in sorted(changed)
+        if before != now
+    ]
+
+
+def check_file(path: str | PathLike[str], modules: Modules, foreign_keys: list[str]) -> None:
+    """Raises ModelError unless a file holds a network that can be read, and nothing else."""
+    if not foreign_keys and modules:
+        return
+    kind = other_network_type(foreign_keys)
+    found = f"found {_some(foreign_keys)}" if foreign_keys else "it has no tensors"
+    if kind is not None:
+        code, message = "lora.other_type", f"is a {kind} file, which cannot be read here"
+    elif not modules:
+        code, message = "lora.not_a_lora", f"is not a LoRA for this model: {found}"
+    else:
+        code, message = "lora.foreign_keys", f"has tensors that are no part of a LoRA: {found}"
+    raise ModelError(Problem(code, message, file=str(path)))
+
+
+def _wrong_modules(path: str | PathLike[str], modules: Modules, expected: list[str]) -> list[Problem]:
+    unmatched = [name for name in modules if name not in expected]
+    missing = [name for name in expected if name not in modules]
+    halves = [name for name, tensors in modules.items() if (UP in tensors) != (DOWN in tensors)]
+    matched = f"{len(modules) - len(unmatched)} of its {len(modules)} modules match"
+    problems = []
+    if unmatched:
+        message = f"has {len(unmatched)} modules that the network lacks ({matched}): {_some(unmatched)}"
+        remedy = "train the text encoder too, or check network_kwargs, conv and transformer_only"
+        problems.append(Problem("lora.unmatched", message, file=str(path), remedy=remedy))
+    if missing:
+        message = f"lacks {len(missing)} of the network's {len(expected)} modules: {_some(missing)}"
+        remedy = "choose network_kwargs, conv and train_text_encoder as when it was trained"
+        problems.append(Problem("lora.missing", message, file=str(path), remedy=remedy))
+    if halves:
+        message = f"has modules with only one of up and down: {_some(halves)}"
+        problems.append(Problem("lora.incomplete", message, file=str(path)))
+    return problems
 
 
 def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -103,93 +173,20 @@ def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     raise RunError(Problem("lora.not_finite", message, key="save.dtype", remedy=remedy))
 
 
-def _check_kind(
-    path: str | PathLike[str], modules: Mapping[str, LoraTensors[Tensor]], foreign_keys: list[str]
-) -> None:
-    if not foreign_keys and modules:
-        return
-    kind = other_network_type(foreign_keys)
-    found = f"found {_some(foreign_keys)}" if foreign_keys else "it has no tensors"
-    if kind is not None:
-        code, message = "lora.other_type", f"is a {kind} file; only plain LoRA can be loaded here"
-    elif not modules:
-        code, message = "lora.not_a_lora", f"is not a LoRA for this model: {found}"
-    else:
-        code, message = "lora.foreign_keys", f"has tensors that are no part of a LoRA: {found}"
-    raise ModelError(Problem(code, message, file=str(path)))
-
-
-def _wrong_modules(
-    path: str | PathLike[str], modules: Mapping[str, LoraTensors[Tensor]], expected: Mapping[str, str]
-) -> list[Problem]:
-    unmatched = [name for name in modules if name not in expected]
-    missing = [name for name in expected if name not in modules]
-    halves = [name for name, tensors in modules.items() if tensors.down is None or tensors.up is None]
-    matched = f"{len(modules) - len(unmatched)} of its {len(modules)} modules match"
-    problems = []
-    if unmatched:
-        message = f"has {len(unmatched)} modules that the network lacks ({matched}): {_some(unmatched)}"
-        remedy = "train the text encoder too, or check network_kwargs and transformer_only"
-        problems.append(Problem("lora.unmatched", message, file=str(path), remedy=remedy))
-    if missing:
-        message = f"lacks {len(missing)} of the network's {len(expected)} modules: {_some(missing)}"
-        remedy = "choose network_kwargs and train_text_encoder as when it was trained"
-        problems.append(Problem("lora.missing", message, file=str(path), remedy=remedy))
-    if halves:
-        message = f"has modules with only one of up and down: {_some(halves)}"
-        problems.append(Problem("lora.incomplete", message, file=str(path)))
-    return problems
-
-
-def _wrong_shapes(
-    path: str | PathLike[str], modules: Mapping[str, LoraTensors[Tensor]], network: LoraNetwork
-) -> list[Problem]:
-    ranks: dict[int, list[str]] = {}
-    shapes: list[str] = []
-    for name, down, up in _shapes(network):
-        tensors = modules.get(name)
-        if tensors is None or tensors.down is None or tensors.up is None:
-            continue
-        if tensors.down.ndim < 2 or tensors.down.shape[0] != down[0]:
-            ranks.setdefault(tensors.down.shape[0] if tensors.down.ndim else 0, []).append(name)
-        elif tensors.down.shape != down or tensors.up.shape != up:
-            shapes.append(f"{name} {tuple(tensors.down.shape)} and {tuple(tensors.up.shape)}")
-    problems = []
-    for rank, names in sorted(ranks.items()):
-        message = f"has rank {rank}, the network has rank {network.rank}: {_some(names)}"
-        problems.append(
-            Problem("lora.rank", message, file=str(path), key="network.linear", remedy=f"set linear: {rank}")
-        )
-    if shapes:
-        message = f"was made for a model of another size: {_some(shapes)}"
-        problems.append(Problem("lora.shape", message, file=str(path)))
-    return problems
-
-
-def _shapes(network: LoraNetwork) -> list[tuple[str, torch.Size, torch.Size]]:
-    """(kohya's name, shape of down, shape of up) of every module."""
-    parameters = network.named_parameters()
-    result = []
-    for component, path, _ in network.named_layers():
-        name = peft_name(component, path)
-        down, up = parameters[f"{name}.lora_A.weight"], parameters[f"{name}.lora_B.weight"]
-        result.append((kohya_name(component, path), down.shape, up.shape))
-    return result
-
-
-def _alphas_in_header(metadata: Mapping[str, str]) -> Callable[[str, int], float]:
-    """(peft's module name, rank) -> alpha, from diffusers' `lora_adapter_metadata`; without it, the rank."""
+def _alphas_in_header(metadata: Mapping[str, str]) -> Callable[[str], float | None]:
+    """peft's module name -> alpha, from diffusers' `lora_adapter_metadata`; None without it."""
     try:
         table: dict[str, Any] = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except ValueError:
         table = {}
 
-    def alpha_of(name: str, rank: int) -> float:
+    def alpha_of(name: str) -> float | None:
         component, _, path = name.partition(".")
         for pattern, alpha in (table.get(f"{component}.alpha_pattern") or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", path):  # peft's own rule
                 return float(alpha)
-        return float(table.get(f"{component}.lora_alpha", rank))
+        alpha = table.get(f"{component}.lora_alpha")
+        return None if alpha is None else float(alpha)
 
     return alpha_of
 

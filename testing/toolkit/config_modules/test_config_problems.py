@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ("steps: 2000", "do_cfg: true", "train.do_cfg", "true is not supported yet (leave it out or set fa"),
         ("steps: 2000", "start_step: 5", "train.start_step", "5 is not supported yet (leave it out)"),
         ("is_flux: false", "is_flux: true", "model.is_flux", "true is not supported yet"),
-        ("type: lora", "type: lokr", "network.type", "'lokr' is not supported yet (supported: lora)"),
+        ("type: lora", "type: lorm", "network.type", "'lorm' is not supported yet (supported: lora, locon"),
         ("optimizer: adamw8bit", "optimizer: adamv", "train.optimizer", "did you mean 'adamw'?"),
         ("train_unet: true", "train_unet: perhaps", "train.train_unet", "true or false, not 'perhaps'"),
         ("train_unet: true", "train_unet: false", "train.train_unet", "nothing would be trained"),

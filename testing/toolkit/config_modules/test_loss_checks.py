@@ -97,3 +97,41 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
 def test_what_has_no_effect_is_said(train, note):
     notes = "\n".join(load(job(train)).notes)
     assert (note in notes) if note else ("no effect" not in notes)
+
+
+# -- the network's own settings ----------------------------------------------------------------------------
+
+
+def test_lora_plus_is_for_loras():
+    network = {"type": "loha", "network_kwargs": {"loraplus_lr_ratio": 16}}
+    [problem] = problems_of(job({}, network=network))
+    assert problem.key.endswith("network_kwargs.loraplus_lr_ratio")
+    load(job({}, network=network | {"type": "dora"}))
+
+
+@pytest.mark.parametrize(
+    ("network", "ranks"),
+    [
+        ({"type": "lora"}, (None, None)),
+        ({"type": "lora", "conv": 4}, (4, 4.0)),
+        ({"type": "lycoris", "linear": 8, "linear_alpha": 2}, (8, 2.0)),
+        ({"type": "locon", "linear": 8, "conv": 4, "conv_alpha": 1}, (4, 1.0)),
+    ],
+)
+def test_ranks_of_convolutions(network, ranks):
+    section = load(job({}, network=network)).config.process[0].network
+    assert (section.conv_rank, section.convolution_alpha) == ranks
+
+
+@pytest.mark.parametrize(
+    ("network", "note"),
+    [
+        ({"type": "lora", "lokr_factor": 8}, "lokr_factor: 8 has no effect: only counts with type: lokr"),
+        ({"type": "lokr", "lokr_full_rank": True, "linear": 8}, "linear: 8 has no effect"),
+        ({"type": "lora", "conv_alpha": 2}, "conv_alpha: 2.0 has no effect: only counts with conv"),
+        ({"type": "lokr", "lokr_factor": 8}, ""),
+    ],
+)
+def test_network_settings_without_effect_are_said(network, note):
+    notes = "\n".join(load(job({}, network=network)).notes)
+    assert (note in notes) if note else ("no effect" not in notes)

@@ -184,7 +184,7 @@ def test_whole_numbers_may_be_floats(written):
         (NetworkConfig, {"linear": 0}),
         (NetworkConfig, {"rank": 8, "linear": 4}),
         (NetworkConfig, {"dropout": 1}),
-        (NetworkConfig, {"type": "lokr"}),
+        (NetworkConfig, {"type": "lorm"}),
         (NetworkConfig, {"network_kwargs": {"only_contains": []}}),
         (SaveConfig, {"max_step_saves_to_keep": 0}),
         (SaveConfig, {"save_format": "ckpt"}),

@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from testing.tiny_models import tiny_pipeline
-from toolkit.networks.lora import LoraNetwork, attach_lora
+from toolkit.networks.adapters import AdapterNetwork
+from toolkit.networks.lora import attach_lora
 from toolkit.seeding import keyed_generator
 
 RANK, ALPHA = 4, 3.0  # alpha / rank = 0.75: a loader that forgets it is seen
@@ -34,7 +35,7 @@ def new_pipeline(sd15_pipeline: StableDiffusionPipeline) -> Callable[[], StableD
 
 
 @pytest.fixture
-def attach() -> Callable[..., LoraNetwork]:
+def attach() -> Callable[..., AdapterNetwork]:
     """attach(pipeline, components, learned=True): a LoRA whose `up` is as if trained, or zero."""
 
     def attach_to(
@@ -43,7 +44,7 @@ def attach() -> Callable[..., LoraNetwork]:
         *,
         learned: bool = True,
         **options: object,
-    ) -> LoraNetwork:
+    ) -> AdapterNetwork:
         settings: dict[str, object] = {"rank": RANK, "alpha": ALPHA, "seed": 7, **options}
         network = attach_lora({name: getattr(pipeline, name) for name in components}, **settings)  # type: ignore[arg-type]
         if learned:

@@ -3,15 +3,17 @@ from __future__ import annotations
 import pytest
 
 from toolkit.networks.key_formats import (
-    LoraTensors,
+    DOWN,
+    STYLES,
+    UP,
     canonical_path,
+    file_key,
+    file_kind,
     group_modules,
     kohya_name,
     other_network_type,
     peft_name,
     split_key,
-    to_kohya,
-    to_peft,
 )
 
 UNET = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0"
@@ -35,20 +37,27 @@ def test_text_model_is_there_once_whichever_transformers_named_the_module(path: 
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        (f"{FLAT}.lora_down.weight", (FLAT, "down")),
-        (f"{FLAT}.lora_up.weight", (FLAT, "up")),
+        (f"{FLAT}.lora_down.weight", (FLAT, DOWN)),
+        (f"{FLAT}.lora_up.weight", (FLAT, UP)),
         (f"{FLAT}.alpha", (FLAT, "alpha")),
-        (f"{FLAT_TEXT}.lora_up.weight", (FLAT_TEXT, "up")),
+        (f"{FLAT_TEXT}.lora_up.weight", (FLAT_TEXT, UP)),
         ("lora_te_encoder_layers_0_self_attn_q_proj.alpha", (FLAT_TEXT, "alpha")),
-        (f"unet.{UNET}.lora_A.weight", (FLAT, "down")),
-        (f"unet.{UNET}.lora_B.default.weight", (FLAT, "up")),
-        (f"base_model.model.unet.{UNET}.lora_B.weight", (FLAT, "up")),
-        (f"unet.{UNET}.lora.up.weight", (FLAT, "up")),
+        (f"unet.{UNET}.lora_A.weight", (FLAT, DOWN)),
+        (f"unet.{UNET}.lora_B.default.weight", (FLAT, UP)),
+        (f"base_model.model.unet.{UNET}.lora_B.weight", (FLAT, UP)),
+        (f"unet.{UNET}.lora.up.weight", (FLAT, UP)),
         (f"unet.{UNET}.alpha", (FLAT, "alpha")),
-        (f"text_encoder.{TEXT}.lora_A.weight", (FLAT_TEXT, "down")),
-        (f"text_encoder.text_model.{TEXT}.lora_A.weight", (FLAT_TEXT, "down")),
-        (f"transformer.{UNET}.lora_A.weight", None),
-        (f"{FLAT}.dora_scale", None),
+        (f"text_encoder.{TEXT}.lora_A.weight", (FLAT_TEXT, DOWN)),
+        (f"text_encoder.text_model.{TEXT}.lora_A.weight", (FLAT_TEXT, DOWN)),
+        (f"transformer.{UNET}.lora_A.weight", (FLAT.replace("unet", "transformer", 1), DOWN)),
+        (f"diffusion_model.{UNET}.lora_A.weight", (FLAT, DOWN)),
+        (f"unet.{UNET}.lora_magnitude_vector", (FLAT, "dora_scale")),
+        (f"{FLAT}.dora_scale", (FLAT, "dora_scale")),
+        (f"{FLAT}.hada_w1_a", (FLAT, "hada_w1_a")),
+        (FLAT.replace("lora_unet", "lycoris") + ".lokr_w1", (FLAT, "lokr_w1")),
+        (FLAT_TEXT.replace("lora_te", "lora_te1") + ".alpha", (FLAT_TEXT, "alpha")),
+        (FLAT_TEXT.replace("lora_te", "lora_te2") + ".alpha", (FLAT_TEXT.replace("te", "te2", 1), "alpha")),
+        (f"vae.{UNET}.lora_A.weight", None),
         (f"{FLAT}.lora_mid.weight", None),
         (f"unet.{UNET}.weight", None),
         ("lora_A.weight", None),
@@ -59,36 +68,50 @@ def test_split_key(key: str, expected: tuple[str, str] | None) -> None:
     assert split_key(key) == expected
 
 
-def test_round_trip() -> None:
-    names = {FLAT: f"unet.{UNET}", FLAT_TEXT: f"text_encoder.text_model.{TEXT}"}
-    peft = {f"{name}.lora_{half}.weight": f"{name} {half}" for name in names.values() for half in "AB"}
-    kohya = to_kohya(peft, "3.0")
-    assert kohya[f"{FLAT}.lora_down.weight"] == f"unet.{UNET} A"
-    assert kohya[f"{FLAT_TEXT}.alpha"] == "3.0"
-    assert list(kohya) == sorted(kohya) and len(kohya) == 6
-    file = group_modules(kohya)
-    assert not file.foreign_keys
-    assert to_peft(file.modules, names) == peft
-    assert to_kohya(to_peft(file.modules, names), "3.0") == kohya
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("part", [DOWN, UP, "dora_scale", "hada_w1_a", "lokr_w2_b"])
+@pytest.mark.parametrize("component", ["denoiser", "text_encoder", "text_encoder_2"])
+def test_what_is_written_is_read_as_the_same_module(style: str, component: str, part: str) -> None:
+    path = TEXT if component.startswith("text") else UNET
+    denoiser = "transformer" if style == "peft" else "unet"
+    component = denoiser if component == "denoiser" else component
+    key = file_key(component, path, part, STYLES[style])
+    assert split_key(key, denoiser) == (kohya_name(component, path), part)
+
+
+def test_prefixes_are_literally_those_other_tools_match() -> None:
+    assert file_key("text_encoder", TEXT, DOWN, STYLES["sd"]) == f"{FLAT_TEXT}.lora_down.weight"
+    sdxl = [file_key(name, TEXT, DOWN, STYLES["sdxl"]) for name in ("text_encoder", "text_encoder_2")]
+    assert [key.partition("_text_model_")[0] for key in sdxl] == ["lora_te1", "lora_te2"]
+    assert file_key("transformer", UNET, UP, STYLES["peft"]) == f"transformer.{UNET}.lora_B.weight"
+    assert file_key("transformer", UNET, "lokr_w1", STYLES["peft"]).startswith("lycoris_down_blocks_0")
 
 
 def test_grouping_keeps_what_it_does_not_know() -> None:
     file = group_modules({f"{FLAT}.lora_up.weight": 1, f"{FLAT}.alpha": 2, "step": 3})
-    assert file.modules == {FLAT: LoraTensors(down=None, up=1, alpha=2)}
+    assert file.modules == {FLAT: {UP: 1, "alpha": 2}}
     assert file.foreign_keys == ["step"]
 
 
-def test_only_lora_tensors_become_kohya() -> None:
-    with pytest.raises(ValueError, match="step"):
-        to_kohya({"step": 1}, 2)
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [
+        ([DOWN, UP], "lora"),
+        ([DOWN, UP, "dora_scale"], "dora"),
+        (["hada_w1_a"], "loha"),
+        (["lokr_w1"], "lokr"),
+    ],
+)
+def test_the_parts_say_the_type(parts: list[str], kind: str) -> None:
+    assert file_kind({FLAT: dict.fromkeys(parts, 0)}) == kind
 
 
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        (f"{FLAT}.hada_w1_a", "LoHa"),
-        (f"{FLAT}.lokr_w1", "LoKr"),
-        (f"{FLAT}.dora_scale", "DoRA"),
+        (f"{FLAT}.lora_mid.weight", "LoCon with Tucker decomposition"),
+        (f"{FLAT}.lokr_t2", "LoKr with Tucker decomposition"),
+        (f"{FLAT}.diff", "full difference"),
         ("step", None),
     ],
 )

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from toolkit.errors import ConfigError
 from toolkit.networks.base import Network
-from toolkit.networks.lora import ADAPTER, LoraNetwork, attach_lora
+from toolkit.networks.lora import ADAPTER, AdapterNetwork, attach_lora
 
 NewPipeline = Callable[[], StableDiffusionPipeline]
-Attach = Callable[..., LoraNetwork]
+Attach = Callable[..., AdapterNetwork]
 
 
 def unet_inputs(unet: UNet2DConditionModel, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

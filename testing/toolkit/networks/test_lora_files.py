@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from toolkit.errors import ModelError, RunError
 from toolkit.metadata import read_metadata
-from toolkit.networks.lora import LoraNetwork
-from toolkit.networks.saving import load_lora_into, save_lora
+from toolkit.networks.adapters import AdapterNetwork
+from toolkit.networks.saving import load_network, save_network
 
 NewPipeline = Callable[[], StableDiffusionPipeline]
-Attach = Callable[..., LoraNetwork]
+Attach = Callable[..., AdapterNetwork]
 
 # The names that ComfyUI and A1111 know for Stable Diffusion 1.x.
 KNOWN_UNET = re.compile(
@@ -73,7 +73,7 @@ def test_diffusers_loads_every_module_and_draws_the_same(
     ours, theirs = new_pipeline(), new_pipeline()
     base = images(ours)
     network = attach(ours, transformer_only=transformer_only)
-    save_lora(network, tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
+    save_network(network, tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
     theirs.load_lora_weights(tmp_path / "a.safetensors")
     assert assert_same_change(ours, theirs) == network.num_modules
     drawn = images(ours)
@@ -96,7 +96,7 @@ def test_diffusers_loads_one_component_alone(
 ) -> None:
     ours, theirs = new_pipeline(), new_pipeline()
     network = attach(ours, (component,))
-    save_lora(network, tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
+    save_network(network, tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
     theirs.load_lora_weights(tmp_path / "a.safetensors")
     assert assert_same_change(ours, theirs) == network.num_modules
 
@@ -106,7 +106,7 @@ def test_keys_are_literally_those_other_tools_match(
 ) -> None:
     pipeline = new_pipeline()
     network = attach(pipeline)
-    save_lora(network, tmp_path / "a.safetensors", metadata={})
+    save_network(network, tmp_path / "a.safetensors", metadata={})
     tensors = load_file(tmp_path / "a.safetensors")
     modules = {key.partition(".")[0] for key in tensors}
     assert {key.partition(".")[2] for key in tensors} == {"lora_down.weight", "lora_up.weight", "alpha"}
@@ -125,7 +125,7 @@ def test_a_fraction_as_alpha_survives_half_precision(
     new_pipeline: NewPipeline, attach: Attach, tmp_path: Path
 ) -> None:
     network = attach(new_pipeline(), ("unet",), alpha=0.3)
-    save_lora(network, tmp_path / "a.safetensors", dtype=torch.bfloat16, metadata={})
+    save_network(network, tmp_path / "a.safetensors", dtype=torch.bfloat16, metadata={})
     alphas = [v.item() for k, v in load_file(tmp_path / "a.safetensors").items() if k.endswith(".alpha")]
     assert alphas == [pytest.approx(0.3, rel=1e-6)] * network.num_modules
 
@@ -136,9 +136,9 @@ def test_saved_and_loaded_draws_the_same(
 ) -> None:
     pipeline, other = new_pipeline(), new_pipeline()
     network = attach(pipeline)
-    save_lora(network, tmp_path / "a.safetensors", dtype=dtype, metadata={"ss_note": "kept"})
+    save_network(network, tmp_path / "a.safetensors", dtype=dtype, metadata={"ss_note": "kept"})
     fresh = attach(other, learned=False)
-    loaded = load_lora_into(fresh, tmp_path / "a.safetensors")
+    loaded = load_network(fresh, tmp_path / "a.safetensors")
     assert loaded.num_modules == network.num_modules
     assert loaded.metadata["ss_note"] == "kept"
     state = network.state_dict()
@@ -152,7 +152,7 @@ def test_equal_weights_make_equal_files(new_pipeline: NewPipeline, attach: Attac
     network = attach(new_pipeline(), ("unet",))
     metadata = {f"ss_{letter}": letter for letter in "qwertzuiop"}
     for name in "ab":
-        save_lora(network, tmp_path / name, metadata=metadata)
+        save_network(network, tmp_path / name, metadata=metadata)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
@@ -161,8 +161,8 @@ def test_the_file_is_loaded_as_it_acts_whatever_its_alpha(
     new_pipeline: NewPipeline, attach: Attach, tmp_path: Path
 ) -> None:
     ours, other = new_pipeline(), new_pipeline()
-    save_lora(attach(ours), tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
-    load_lora_into(attach(other, learned=False, alpha=8.0), tmp_path / "a.safetensors")
+    save_network(attach(ours), tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
+    load_network(attach(other, learned=False, alpha=8.0), tmp_path / "a.safetensors")
     assert_same_change(ours, other)
 
 
@@ -194,7 +194,7 @@ def test_files_of_diffusers_are_read(new_pipeline: NewPipeline, attach: Attach, 
     path = diffusers_file(theirs, tmp_path, with_alpha=True)
     assert any(key.startswith("unet.down_blocks.0") and "lora_A" in key for key in load_file(path))
     network = attach(ours, learned=False, only_if_contains=["attn"], alpha=5.0)
-    assert load_lora_into(network, path).num_modules == network.num_modules
+    assert load_network(network, path).num_modules == network.num_modules
     assert assert_same_change(theirs, ours) == network.num_modules
 
 
@@ -204,7 +204,7 @@ def test_without_alpha_a_file_acts_at_full_scale(
     path = diffusers_file(new_pipeline(), tmp_path, with_alpha=False)
     judge, ours = new_pipeline(), new_pipeline()
     judge.load_lora_weights(path)
-    load_lora_into(attach(ours, learned=False, only_if_contains=["attn"]), path)
+    load_network(attach(ours, learned=False, only_if_contains=["attn"]), path)
     assert_same_change(judge, ours)
 
 
@@ -226,9 +226,9 @@ def test_names_without_text_model_are_read_too(
     new_pipeline: NewPipeline, attach: Attach, tmp_path: Path
 ) -> None:
     ours, other = new_pipeline(), new_pipeline()
-    save_lora(attach(ours), tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
+    save_network(attach(ours), tmp_path / "a.safetensors", dtype=torch.float32, metadata={})
     path = edited(tmp_path / "a.safetensors", renamed("lora_te_text_model_", "lora_te_"))
-    load_lora_into(attach(other, learned=False), path)
+    load_network(attach(other, learned=False), path)
     assert_same_change(ours, other)
 
 
@@ -238,15 +238,16 @@ def test_names_without_text_model_are_read_too(
         (without("lora_unet_mid_block"), "lora.missing", "lora_unet_mid_block_attentions_0"),
         (renamed("mid_block", "big_block"), "lora.unmatched", "lora_unet_big_block_attentions_0"),
         (without("attn1_to_q.lora_up"), "lora.incomplete", "attn1_to_q"),
-        (lambda t: {k: v[:2] if "lora_down" in k else v for k, v in t.items()}, "lora.rank", "rank 2"),
+        (lambda t: {k: v[:2] if "lora_down" in k else v for k, v in t.items()}, "lora.shape", "needed"),
         (
             lambda t: {k: v[:, :3].contiguous() if "lora_down" in k else v for k, v in t.items()},
             "lora.shape",
             "another size",
         ),
         (lambda t: t | {"bundle_emb.x.string_to_param.*": torch.zeros(1)}, "lora.foreign_keys", "bundle_emb"),
-        (lambda t: t | {"lora_unet_x.dora_scale": torch.zeros(1)}, "lora.other_type", "DoRA"),
-        (lambda t: {"lora_unet_x.hada_w1_a": torch.zeros(1)}, "lora.other_type", "LoHa"),
+        (lambda t: t | {"lora_unet_x.dora_scale": torch.zeros(1)}, "lora.other_type", "type: dora"),
+        (lambda t: {"lora_unet_x.hada_w1_a": torch.zeros(1)}, "lora.other_type", "type: loha"),
+        (lambda t: t | {"lora_unet_x.lora_mid.weight": torch.zeros(1)}, "lora.other_type", "Tucker"),
         (lambda t: {"unet.conv_in.weight": torch.zeros(1)}, "lora.not_a_lora", "unet.conv_in.weight"),
     ],
 )
@@ -259,11 +260,11 @@ def test_files_that_do_not_fit(
     text: str,
 ) -> None:
     network = attach(new_pipeline())
-    save_lora(network, tmp_path / "a.safetensors", metadata={})
+    save_network(network, tmp_path / "a.safetensors", metadata={})
     before = network.state_dict()
     path = edited(tmp_path / "a.safetensors", change)
     with pytest.raises(ModelError) as caught:
-        load_lora_into(network, path)
+        load_network(network, path)
     problem = next(p for p in caught.value.problems if p.code == code)
     assert text in str(problem) and problem.file == str(path)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
@@ -272,18 +273,18 @@ def test_files_that_do_not_fit(
 def test_a_text_encoder_half_is_not_dropped_silently(
     new_pipeline: NewPipeline, attach: Attach, tmp_path: Path
 ) -> None:
-    save_lora(attach(new_pipeline()), tmp_path / "a.safetensors", metadata={})
+    save_network(attach(new_pipeline()), tmp_path / "a.safetensors", metadata={})
     with pytest.raises(ModelError, match="that the network lacks.*lora_te_text_model"):
-        load_lora_into(attach(new_pipeline(), ("unet",)), tmp_path / "a.safetensors")
+        load_network(attach(new_pipeline(), ("unet",)), tmp_path / "a.safetensors")
 
 
 def test_files_that_are_no_safetensors(new_pipeline: NewPipeline, attach: Attach, tmp_path: Path) -> None:
     network = attach(new_pipeline())
     (tmp_path / "a.safetensors").write_text("<html>404</html>")
     with pytest.raises(ModelError, match=r"a\.safetensors: is not a safetensors file"):
-        load_lora_into(network, tmp_path / "a.safetensors")
+        load_network(network, tmp_path / "a.safetensors")
     with pytest.raises(ModelError, match="No such file"):
-        load_lora_into(network, tmp_path / "missing.safetensors")
+        load_network(network, tmp_path / "missing.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -297,12 +298,12 @@ def test_weights_that_are_not_finite_are_never_written(
     new_pipeline: NewPipeline, attach: Attach, tmp_path: Path, value: float, dtype: torch.dtype, remedy: str
 ) -> None:
     network = attach(new_pipeline(), ("unet",))
-    save_lora(network, tmp_path / "a.safetensors", metadata={})
+    save_network(network, tmp_path / "a.safetensors", metadata={})
     good = (tmp_path / "a.safetensors").read_bytes()
     with torch.no_grad():
         network.layers["unet"]["mid_block.attentions.0.proj_in"].lora_B["default"].weight[0, 0] = value
     with pytest.raises(RunError, match=f"mid_block_attentions_0_proj_in.lora_up.*{remedy}"):
-        save_lora(network, tmp_path / "a.safetensors", dtype=dtype, metadata={})
+        save_network(network, tmp_path / "a.safetensors", dtype=dtype, metadata={})
     assert (tmp_path / "a.safetensors").read_bytes() == good
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
@@ -310,7 +311,7 @@ def test_weights_that_are_not_finite_are_never_written(
 def test_mode_and_metadata(new_pipeline: NewPipeline, attach: Attach, tmp_path: Path) -> None:
     network = attach(new_pipeline(), ("unet",))
     info = json.dumps({"step": 5, "epoch": 1})
-    save_lora(network, tmp_path / "a.safetensors", metadata={"training_info": info})
+    save_network(network, tmp_path / "a.safetensors", metadata={"training_info": info})
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o444 == 0o444
     metadata = read_metadata(tmp_path / "a.safetensors")
     assert metadata["training_info"] == info
@@ -322,5 +323,5 @@ def test_a_file_that_cannot_be_written_is_told(
 ) -> None:
     (tmp_path / "a.safetensors").mkdir()
     with pytest.raises(RunError, match=r"a\.safetensors: cannot be written: Is a directory"):
-        save_lora(attach(new_pipeline()), tmp_path / "a.safetensors", metadata={})
+        save_network(attach(new_pipeline()), tmp_path / "a.safetensors", metadata={})
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

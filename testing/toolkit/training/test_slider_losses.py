@@ -12,9 +12,10 @@ from testing.tiny_models import tiny_pipeline
 from toolkit.diffusion.diffusion_loss import ItemLosses
 from toolkit.models.sd15.model import SD15
 from toolkit.models.shared.families import Components
+from toolkit.networks.adapters import AdapterNetwork
 from toolkit.networks.base import Network
 from toolkit.networks.catalogue import NETWORKS, resolve_network
-from toolkit.networks.lora import LoraNetwork, attach_lora
+from toolkit.networks.lora import attach_lora
 from toolkit.seeding import keyed_generator
 from toolkit.training.slider_losses import (
     SlidePrompts,
@@ -66,7 +67,7 @@ def base(request) -> SD15:
 
 
 @pytest.fixture
-def slider(base) -> tuple[SD15, LoraNetwork]:
+def slider(base) -> tuple[SD15, AdapterNetwork]:
     model = deepcopy(base)
     return model, attach_lora({"unet": model.unet}, rank=4, alpha=4, seed=1)
 
