@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.config_modules.loading import LoadedJob
+from toolkit.quiet import hush_libraries
 from toolkit.registry import Registry
 
 # Type of a process in a config -> the function that runs it.
@@ -23,5 +24,6 @@ PROCESSES = Registry(
 
 def run_job(loaded: LoadedJob) -> None:
     """Run every process of the job. Raises UserError for what its user can mend, JobStopped if stopped."""
+    hush_libraries()
     for section in loaded.config.process:
         PROCESSES.resolve(section.type)(loaded, section)

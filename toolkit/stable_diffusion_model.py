@@ -20,6 +20,7 @@ from toolkit.diffusion.objectives import Objective
 from toolkit.models.base import Architecture, LatentSpec
 from toolkit.models.catalogue import find_architecture
 from toolkit.prompt_utils import Conditioning
+from toolkit.quiet import hush_libraries
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -41,6 +42,7 @@ class StableDiffusion:
         options are those of the architecture's loader: dtype, device, vae_path, from_config, seed,
         prediction_type ...
         """
+        hush_libraries()
         return cls(find_architecture(arch).load()(name_or_path, **options))
 
     @property
