@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from toolkit.seeding import keyed_seed
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
     from transformers import CLIPTokenizer
 
 WORDS = [
@@ -48,23 +48,14 @@ def build_tiny_sd15(folder: Path, *, prediction_type: str = "epsilon", seed: int
 
 def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
     """A Stable Diffusion 1.x pipeline of toy size in float32 and eval mode; equal seeds, equal weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed("tiny", seed))
         tokenizer = tiny_tokenizer()
         vocabulary = tokenizer.get_vocab()
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            layers_per_block=1,
-            norm_num_groups=4,
-            latent_channels=4,
-            sample_size=32,
-            scaling_factor=0.5,
-        )
+        vae = _tiny_autoencoder()
         unet = UNet2DConditionModel(
             block_out_channels=(16, 32),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -89,7 +80,40 @@ def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableD
                 pad_token_id=vocabulary[EOS],
             )
         )
-    scheduler = DDIMScheduler(
+    pipeline = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=_tiny_scheduler(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _tiny_autoencoder(**options: bool) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=32,
+        scaling_factor=0.5,
+        **options,
+    )
+
+
+def _tiny_scheduler(prediction_type: str) -> DDIMScheduler:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -98,15 +122,77 @@ def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableD
         steps_offset=1,
         prediction_type=prediction_type,
     )
-    pipeline = StableDiffusionPipeline(
+
+
+def build_tiny_sdxl(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Write a loadable diffusers folder of a Stable Diffusion XL with random weights; returns the folder.
+
+    Two text encoders of other widths, two layers a block as in SDXL; else as build_tiny_sd15.
+    """
+    tiny_xl_pipeline(prediction_type=prediction_type, seed=seed).save_pretrained(folder)
+    return folder
+
+
+def build_tiny_ssd(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """The same with the UNet of Segmind's models: no attention in its middle, other depths on its way up."""
+    pipeline = tiny_xl_pipeline(prediction_type=prediction_type, seed=seed, segmind=True)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def tiny_xl_pipeline(
+    *, prediction_type: str = "epsilon", seed: int = 0, segmind: bool = False
+) -> StableDiffusionXLPipeline:
+    """A Stable Diffusion XL pipeline of toy size in float32 and eval mode; equal seeds, equal weights."""
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizers = {"tokenizer": tiny_tokenizer(), "tokenizer_2": tiny_tokenizer(pad_token="!")}
+    vocabulary = tokenizers["tokenizer"].get_vocab()
+    text = {
+        "vocab_size": len(vocabulary), "num_attention_heads": 2, "max_position_embeddings": MAX_LENGTH,
+        "bos_token_id": vocabulary[BOS], "eos_token_id": vocabulary[EOS],
+    }  # fmt: skip
+    smaller = {"mid_block_type": "UNetMidBlock2D", "reverse_transformer_layers_per_block": ((2, 1, 1), 1)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed("tiny_xl", seed))
+        vae = _tiny_autoencoder(force_upcast=True)
+        unet = UNet2DConditionModel(
+            block_out_channels=(16, 32),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=2,
+            transformer_layers_per_block=(1, 2),
+            norm_num_groups=4,
+            attention_head_dim=(2, 4),
+            cross_attention_dim=24 + 32,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 20,
+            sample_size=8,
+            **(smaller if segmind else {}),
+        )
+        first = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=24, intermediate_size=48, num_hidden_layers=2, projection_dim=24,
+                pad_token_id=vocabulary[EOS], **text,
+            )
+        )  # fmt: skip
+        second = CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                hidden_size=32, intermediate_size=64, num_hidden_layers=3, projection_dim=20,
+                hidden_act="gelu", pad_token_id=vocabulary["!"], **text,
+            )
+        )  # fmt: skip
+    pipeline = StableDiffusionXLPipeline(
         vae=vae.eval(),
-        text_encoder=text_encoder.eval(),
-        tokenizer=tokenizer,
         unet=unet.eval(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        text_encoder=first.eval(),
+        text_encoder_2=second.eval(),
+        scheduler=_tiny_scheduler(prediction_type),
+        add_watermarker=False,
+        **tokenizers,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -151,3 +237,12 @@ def export_ldm_checkpoint(pipeline: StableDiffusionPipeline, path: Path) -> Path
 def edit_json(path: Path, **changes: object) -> None:
     """Change entries of a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# Every architecture that can be loaded, at toy size: name -> what writes its folder.
+TINY_BUILDERS = {
+    "sd15": build_tiny_sd15,
+    "sdxl": build_tiny_sdxl,
+    "ssd": build_tiny_ssd,
+    "vega": build_tiny_ssd,
+}

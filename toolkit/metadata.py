@@ -25,7 +25,11 @@ LEGACY_HASH_START, LEGACY_HASH_BYTES = 0x100000, 0x10000
 
 # architecture -> (ss_base_model_version, modelspec's architecture). A1111 takes a file whose version does
 # not begin with "sdxl_" for SD 1, so a wrong value hides a LoRA from the models it fits.
-BASE_MODELS = dict.fromkeys(("sd15", "sd1", "sd1.5"), ("sd_v1", "stable-diffusion-v1"))
+BASE_MODELS = {
+    **dict.fromkeys(("sd15", "sd1", "sd1.5"), ("sd_v1", "stable-diffusion-v1")),
+    # Segmind's models have SDXL's text encoders and latents; tools know no version of their own.
+    **dict.fromkeys(("sdxl", "ssd", "vega"), ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base")),
+}
 
 # network type -> (ss_network_module, modelspec's suffix of the architecture)
 NETWORK_TYPES = {

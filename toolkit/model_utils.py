@@ -20,7 +20,7 @@ _DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".lora_line
 def load_model_for_inference(
     name_or_path: str | os.PathLike[str],
     *,
-    arch: str = "sd15",
+    arch: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     **options: Any,

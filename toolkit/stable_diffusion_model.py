@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from toolkit.diffusion.objectives import Objective
 from toolkit.models.base import Architecture, LatentSpec
 from toolkit.models.catalogue import find_architecture
+from toolkit.models.geometry import infer_architecture
 from toolkit.prompt_utils import Conditioning
 from toolkit.quiet import hush_libraries
 
@@ -35,14 +36,16 @@ class StableDiffusion:
 
     @classmethod
     def load(
-        cls, name_or_path: str | os.PathLike[str], *, arch: str = "sd15", **options: Any
+        cls, name_or_path: str | os.PathLike[str], *, arch: str | None = None, **options: Any
     ) -> StableDiffusion:
         """Load a model by folder, file, hub id or embedded name. Raises ModelError.
 
+        arch: its architecture (None: what a local folder or file holds, else Stable Diffusion 1.x).
         options are those of the architecture's loader: dtype, device, vae_path, from_config, seed,
         prediction_type ...
         """
         hush_libraries()
+        arch = arch or infer_architecture(os.fspath(name_or_path))
         return cls(find_architecture(arch).load()(name_or_path, **options))
 
     @property

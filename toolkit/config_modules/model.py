@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
-from toolkit.config_modules.base import Section, Text, one_of
+from toolkit.config_modules.base import Section, Text, is_default, one_of
 from toolkit.config_modules.loop import Dtype
 from toolkit.config_modules.names import ARCH_FLAGS, ARCHES, ARCHES_NOT_YET
+from toolkit.models.geometry import infer_architecture
 
 _NO_QUANT = "only counts with quantize"
 _NO_OFFLOAD = "only counts with layer_offloading"
@@ -21,7 +22,7 @@ class ModelConfig(Section):
     """The base model."""
 
     NOT_YET: ClassVar = {
-        **dict.fromkeys(ARCH_FLAGS, False),
+        **{flag: False for flag, arch in ARCH_FLAGS.items() if arch in ARCHES_NOT_YET},
         "quantize": False, "quantize_te": False, "low_vram": False,
         "layer_offloading": False, "auto_memory": False,
         "assistant_lora_path": None, "inference_lora_path": None, "lora_path": None,
@@ -49,8 +50,13 @@ class ModelConfig(Section):
         description="Hub id, diffusers folder, .safetensors file, or an embedded model such as tiny-sd.",
     )
     arch: Annotated[str, *one_of("architecture", ARCHES, ARCHES_NOT_YET)] = Field(
-        "sd15", description="Architecture of the model; `arch:tag` means arch."
+        "sd15",
+        description="Architecture of the model; `arch:tag` means arch "
+        "(left out: what a local folder or file holds, else sd15).",
     )
+    is_xl: bool = Field(False, description="The model is a Stable Diffusion XL; the same as arch: sdxl.")
+    is_ssd: bool = Field(False, description="The model is a Segmind SSD-1B; the same as arch: ssd.")
+    is_vega: bool = Field(False, description="The model is a Segmind Vega; the same as arch: vega.")
     is_v_pred: bool = Field(
         False, description="The model predicts velocity; the same as prediction_type: v_prediction."
     )
@@ -75,11 +81,25 @@ class ModelConfig(Section):
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """`arch:tag` is arch; the legacy is_v_pred sets prediction_type."""
+        """`arch:tag` is arch; the legacy flags set arch and prediction_type."""
         if isinstance(data.get("arch"), str):
             data["arch"] = data["arch"].partition(":")[0]
+        _apply_flags(data)
+        if "arch" not in data and isinstance(data.get("name_or_path"), str):
+            data["arch"] = infer_architecture(data["name_or_path"])
         if data.get("is_v_pred") and data.get("prediction_type", "v_prediction") != "v_prediction":
             raise PydanticCustomError("prediction", "is_v_pred and prediction_type differ")
         if data.get("is_v_pred"):
             data["prediction_type"] = "v_prediction"
         return data
+
+
+def _apply_flags(data: dict[str, Any]) -> None:
+    """Let a flag such as is_xl say which arch it is."""
+    for flag, arch in ARCH_FLAGS.items():
+        if flag not in ModelConfig.model_fields or is_default(data.get(flag), False):
+            continue
+        said = ARCHES.get(str(data.get("arch", arch)).lower())
+        if said != arch:
+            raise PydanticCustomError("arch", "{flag} and arch differ", {"flag": flag})
+        data["arch"] = arch

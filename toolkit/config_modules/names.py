@@ -89,8 +89,9 @@ ARCHES = {
 ARCHES_NOT_YET = tuple(
     name for entry in ARCHITECTURES.values() if not entry.supported for name in (entry.name, *entry.aliases)
 )
-# ai-toolkit's older way to say which architecture a model has.
-ARCH_FLAGS = (
-    "is_xl", "is_v2", "is_v3", "is_flux", "is_pixart", "is_pixart_sigma", "is_auraflow", "is_lumina2",
-    "is_ssd", "is_vega",
-)  # fmt: skip
+# ai-toolkit's older way to say which architecture a model has: flag -> the architecture.
+ARCH_FLAGS = {
+    "is_xl": "sdxl", "is_ssd": "ssd", "is_vega": "vega", "is_v2": "sd2", "is_v3": "sd3", "is_flux": "flux",
+    "is_pixart": "pixart", "is_pixart_sigma": "pixart_sigma", "is_auraflow": "auraflow",
+    "is_lumina2": "lumina2",
+}  # fmt: skip

@@ -41,7 +41,8 @@ class MediaItem:
     """One picture of one dataset at one resolution. Equal in every process that scans the same folder.
 
     id: sha256 of the file's bytes, with dataset, resolution, flip and repeat. caption: as read from its
-    source, trigger word in place, before any dropout or shuffle (those are drawn per epoch).
+    source, trigger word in place, before any dropout or shuffle (those are drawn per epoch). source_size:
+    width and height of the picture before scaling, None for an item without one.
     """
 
     id: str
@@ -58,6 +59,7 @@ class MediaItem:
     alpha_color: tuple[int, int, int] = (255, 255, 255)
     control_paths: tuple[Path, ...] = ()
     mask_path: Path | None = None
+    source_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,7 @@ def _make_items(
                         dataset=rules.name,
                         bucket=bucket,
                         placement=placement,
+                        source_size=size,
                         is_reg=rules.is_reg,
                         **rules.settings,  # type: ignore[arg-type]
                     )

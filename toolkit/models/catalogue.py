@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -45,6 +46,16 @@ class ArchitectureEntry:
         return getattr(import_module(module), attribute)
 
 
+# Stable Diffusion XL and those of its layout with a smaller UNet.
+_sdxl = partial(
+    ArchitectureEntry,
+    loader="toolkit.models.sdxl.loading:load",
+    noise_scheduler="ddpm",
+    resolution=1024,
+    size_multiple=32,
+    embedding_keys=("clip_l", "clip_g"),
+)
+
 _ENTRIES = [
     ArchitectureEntry(
         "sd15",
@@ -57,9 +68,9 @@ _ENTRIES = [
         embedding_keys=("emb_params",),
     ),
     ArchitectureEntry("sd2", "Stable Diffusion 2.x", noise_scheduler="ddpm", resolution=768),
-    ArchitectureEntry("sdxl", "Stable Diffusion XL", aliases=("xl",), noise_scheduler="ddpm"),
-    ArchitectureEntry("ssd", "Segmind SSD-1B", noise_scheduler="ddpm"),
-    ArchitectureEntry("vega", "Segmind Vega", noise_scheduler="ddpm"),
+    _sdxl("sdxl", "Stable Diffusion XL", aliases=("xl",)),
+    _sdxl("ssd", "Segmind SSD-1B"),
+    _sdxl("vega", "Segmind Vega"),
     ArchitectureEntry("sd3", "Stable Diffusion 3", aliases=("sd3.5",)),
     ArchitectureEntry("pixart", "PixArt-alpha", noise_scheduler="ddpm"),
     ArchitectureEntry("pixart_sigma", "PixArt-Sigma", noise_scheduler="ddpm"),

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from toolkit.models.catalogue import ArchitectureEntry
+from toolkit.errors import ModelError
+from toolkit.metadata import read_header
+from toolkit.models.catalogue import ARCHITECTURES, ArchitectureEntry, pipeline_architecture
+from toolkit.paths import resolve_model
 
 # What all published Stable Diffusion and Flux autoencoders shrink by.
 VAE_MULTIPLE = 8
+# Keys that only files of an architecture have, in the layouts of their first publication.
+_FILE_MARKS = {"conditioner.embedders.1.model.ln_final.weight": "sdxl"}
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -48,3 +53,24 @@ def vae_size_multiple(model: Path, default: int = VAE_MULTIPLE) -> int:
         if halvings is not None:
             return int(2**halvings)
     return default
+
+
+def infer_architecture(name_or_path: str) -> str:
+    """The architecture of a model that nobody named: what is found locally, else that of Stable Diffusion 1.x."""
+    held = held_architecture(resolve_model(name_or_path))
+    return held.name if held is not None and held.supported else "sd15"
+
+
+def held_architecture(model: Path | None) -> ArchitectureEntry | None:
+    """What a folder's pipeline class or a single file's keys say the model is; None if they do not tell."""
+    if model is None:
+        return None
+    if model.is_dir():
+        return pipeline_architecture(str(read_json(model / "model_index.json").get("_class_name")))
+    if model.suffix != ".safetensors" or not model.is_file():
+        return None
+    try:
+        keys = read_header(model)
+    except ModelError:
+        return None  # told where the file is loaded, with what it should have been
+    return next((ARCHITECTURES[arch] for mark, arch in _FILE_MARKS.items() if mark in keys), None)

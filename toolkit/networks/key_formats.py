@@ -5,7 +5,8 @@ kohya and lycoris: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`, 
 peft: `unet.mid_block.attentions.0.proj_in.lora_A.weight` (= down), `.lora_B.weight` (= up), no alpha.
 
 Here a module has one name, kohya's of Stable Diffusion 1.x, and its tensors are the parts that kohya and
-lycoris name. A missing alpha means alpha = rank.
+lycoris name. A missing alpha means alpha = rank. Files of Stable Diffusion XL name the UNet's modules as the
+original does: toolkit.networks.sgm_names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from toolkit.networks.sgm_names import from_sgm, to_sgm
 
 T = TypeVar("T")
 
@@ -58,15 +61,17 @@ class KeyStyle:
     """How the files of an architecture name their modules.
 
     prefixes: component -> what stands for it. dotted: LoRA in peft's keys, without alpha; others in lycoris'.
+    sgm: the UNet's modules have the names of the original UNet.
     """
 
     prefixes: Mapping[str, str]
     dotted: bool = False
+    sgm: bool = False
 
 
 STYLES = {
     "sd": KeyStyle(PREFIXES),
-    "sdxl": KeyStyle(PREFIXES | {"text_encoder": "lora_te1"}),
+    "sdxl": KeyStyle(PREFIXES | {"text_encoder": "lora_te1"}, sgm=True),
     "peft": KeyStyle(PREFIXES | {"transformer": "lycoris", "text_encoder": "lora_te1"}, dotted=True),
 }
 
@@ -135,7 +140,7 @@ def _flat_name(head: str, denoiser: str) -> str | None:
     prefix = PREFIXES[denoiser] if prefix == _ANY_DENOISER else _ALIASES.get(prefix, prefix)
     if prefix.startswith("lora_te") and rest.startswith("encoder_layers_"):
         rest = f"text_model_{rest}"  # written from the module names of transformers 5
-    return f"{prefix}_{rest}"
+    return f"{prefix}_{from_sgm(rest)}"
 
 
 @dataclass(slots=True)
@@ -184,4 +189,6 @@ def file_key(component: str, path: str, part: str, style: KeyStyle) -> str:
         ends = {DOWN: "lora_A.weight", UP: "lora_B.weight", DORA: "lora_magnitude_vector"}
         return f"{peft_name(component, path)}.{ends[part]}"
     flat = canonical_path(component, path).replace(".", "_")
+    if style.sgm and component == "unet":
+        flat = to_sgm(flat)
     return f"{style.prefixes[component]}_{flat}.{part}"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import torch
+from PIL import Image
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from toolkit.config_modules.sample import SampleRequest
     from toolkit.models.base import Architecture
     from toolkit.training.ema import ExponentialMovingAverage
@@ -74,10 +74,19 @@ def render(
             pipeline.scheduler = make_scheduler(request.sampler, pipeline.scheduler.config)
             if network is not None:
                 network.multiplier = request.network_multiplier
-            yield pipeline(
+            drawn = pipeline(
                 **architecture.sampling_arguments(request),
                 generator=torch.Generator("cpu").manual_seed(request.seed),
             ).images[0]
+            yield drawn if isinstance(drawn, Image.Image) else _decoded(architecture, pipeline, drawn)
     finally:
         if network is not None:
             network.multiplier = trained_multiplier
+
+
+def _decoded(architecture: Architecture, pipeline: Any, latents: Tensor) -> Image.Image:
+    """latents (C, h, w) as a pipeline gives them -> the picture."""
+    with torch.no_grad():
+        pixels = architecture.decode_latents(latents[None])
+    picture: Image.Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+    return picture

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
-from toolkit.errors import ModelError, Problem
 from toolkit.models.sd15.model import SD15
 from toolkit.models.sd15.single_file import SD15_CONFIG, load_single_file
 from toolkit.models.shared.families import Family, load_components
-from toolkit.models.shared.schedules import ZERO_TERMINAL_SNR
+from toolkit.models.shared.schedules import with_schedule
 
 FAMILY = Family(
     title="Stable Diffusion 1.x",
@@ -61,13 +60,11 @@ def load(
         vae_path=vae_path,
         te_name_or_path=te_name_or_path,
     )  # fmt: skip
-    if prediction_type is not None:
-        components.scheduler_config["prediction_type"] = prediction_type
-    if zero_terminal_snr:
-        components.scheduler_config |= ZERO_TERMINAL_SNR
-    try:
-        model = SD15(components)
-    except ValueError as error:
-        problem = Problem("model.schedule", f"'{os.fspath(path)}': {error}", key="model.prediction_type")
-        raise ModelError(problem) from error
+    model = with_schedule(
+        SD15,
+        components,
+        os.fspath(path),
+        prediction_type=prediction_type,
+        zero_terminal_snr=zero_terminal_snr,
+    )
     return model.freeze().to(device)

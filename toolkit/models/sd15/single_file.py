@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.models.shared.families import TE_KEY, Components, load_text_parts, read_scheduler
+from toolkit.models.shared.families import Components, load_text_parts, read_scheduler
 from toolkit.models.shared.hub import refuse
-from toolkit.models.shared.original_keys import original_unet, original_vae
+from toolkit.models.shared.original_keys import original_clip, original_unet, original_vae
 from toolkit.models.shared.single_files import (
-    READ_ERRORS,
-    check_complete,
     find_clip_tokenizers,
+    load_pipeline_file,
     read_keys,
     refuse_marks,
 )
@@ -44,9 +43,6 @@ def load_single_file(
     config_dir: diffusers configs of its shape (None: those of SD 1.5); a tokenizer/ in it, or beside the
     file, is used before CLIP's own from the hub. te_name_or_path: tokenizer and text encoder from elsewhere.
     """
-    from diffusers import StableDiffusionPipeline
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
-
     _check_keys(path)
     config = config_dir or SD15_CONFIG
     encoders: dict[str, Any] = {}
@@ -54,28 +50,8 @@ def load_single_file(
         tokenizers = find_clip_tokenizers(path, config, {"tokenizer": {}})
     else:
         encoders, tokenizers = load_text_parts(te_name_or_path, family, dtype=dtype)
-    try:
-        pipeline = StableDiffusionPipeline.from_single_file(
-            str(path),
-            config=str(config),
-            torch_dtype=dtype,
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            **encoders,
-            **tokenizers,
-        )
-    except SingleFileComponentError as error:
-        remedy = f"name a text encoder with {TE_KEY}" if "CLIPTextModel" in str(error) else None
-        refuse(str(path), f"is not complete: {str(error).splitlines()[0]}", remedy=remedy)
-    except NotImplementedError:
-        # The weights that the file lacks stayed empty, and could not be moved.
-        refuse(str(path), "lacks some of the weights of Stable Diffusion 1.x")
-    except READ_ERRORS as error:
-        refuse(str(path), f"cannot be loaded as Stable Diffusion 1.x: {error}")
-    modules = {name: getattr(pipeline, name) for name in family.modules}
-    for name, module in modules.items():
-        check_complete(module, path, name)
+    given = {"safety_checker": None, "feature_extractor": None, **encoders, **tokenizers}
+    modules = load_pipeline_file(path, family, config, given, dtype=dtype)
     return Components(modules, tokenizers, read_scheduler(config, str(path)))
 
 
@@ -93,8 +69,6 @@ def ldm_state_dict(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> 
     """The weights under the keys of the original Stable Diffusion 1.x checkpoints."""
     weights = {f"model.diffusion_model.{key}": value for key, value in original_unet(unet).items()}
     weights |= {f"first_stage_model.{key}": value for key, value in original_vae(vae).items()}
-    for key, value in text_encoder.state_dict().items():
-        # transformers 5 flattened CLIPTextModel; the original keeps the inner module's name.
-        inner = key.removeprefix("text_model.")
-        weights[f"cond_stage_model.transformer.text_model.{inner}"] = value
+    prefix = "cond_stage_model.transformer"
+    weights |= {f"{prefix}.{key}": value for key, value in original_clip(text_encoder).items()}
     return weights

@@ -5,8 +5,11 @@ Legend: B batch, C latent channels, H W image rows and columns, h w latent rows 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -16,6 +19,25 @@ if TYPE_CHECKING:
 def onto(values: Tensor, weight: Tensor) -> Tensor:
     """values with the device and dtype of a weight, without making the host wait for an accelerator."""
     return values.to(weight.device, weight.dtype, non_blocking=weight.device.type != "cpu")
+
+
+@contextmanager
+def full_precision(vae: AutoencoderKL) -> Iterator[None]:
+    """Let an autoencoder compute in its weights' own dtype, and in float32 where half precision overflows.
+
+    Autocast does not reach what happens inside. float16 weights are float32 meanwhile if the autoencoder's
+    config says force_upcast, as that of SDXL does.
+    """
+    weight = next(vae.parameters())
+    dtype, upcast = weight.dtype, weight.dtype == torch.float16 and bool(vae.config.force_upcast)
+    with torch.autocast(weight.device.type, enabled=False):
+        if upcast:
+            vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            if upcast:
+                vae.to(dtype)
 
 
 def encode_images(vae: AutoencoderKL, pixels: Tensor) -> Tensor:

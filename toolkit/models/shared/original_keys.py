@@ -1,9 +1,11 @@
-"""Key names of the original (LDM, SGM) Stable Diffusion checkpoints for diffusers' UNet and autoencoder."""
+"""Key names of the original (LDM, SGM) Stable Diffusion checkpoints for the networks of diffusers."""
 
 from __future__ import annotations
 
+import math
 import re
 
+import torch
 from torch import Tensor, nn
 
 
@@ -93,4 +95,42 @@ def original_vae(vae: nn.Module) -> dict[str, Tensor]:
         if ".attentions." in key and key.endswith(".weight") and value.ndim == 2:
             value = value[:, :, None, None]  # the original writes these linear layers as 1 x 1 convolutions
         renamed[_rename(name, _VAE_RULES)] = value
+    return renamed
+
+
+def original_clip(encoder: nn.Module) -> dict[str, Tensor]:
+    """CLIP's text encoder under its original keys, which are those of transformers before version 5."""
+    # transformers 5 flattened CLIPTextModel; the original keeps the inner module's name.
+    return {f"text_model.{key.removeprefix('text_model.')}": value for key, value in encoder.state_dict().items()}
+
+
+_OPEN_CLIP_RULES = [
+    (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
+    (r"^text_model\.embeddings\.position_embedding\.weight$", "positional_embedding"),
+    (r"^text_model\.final_layer_norm\.", "ln_final."),
+    (r"^text_model\.encoder\.layers\.(\d+)\.", r"transformer.resblocks.\1."),
+    (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
+    (r"\.layer_norm(\d)\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+]
+_QUERY = re.compile(r"^(.+\.self_attn)\.q_proj\.(weight|bias)$")
+# OpenCLIP's temperature. No picture depends on it, but strict readers look for it; training ended at its bound.
+_LOGIT_SCALE = math.log(100)
+
+
+def original_open_clip(encoder: nn.Module) -> dict[str, Tensor]:
+    """OpenCLIP's text encoder with its projection under its original keys; q, k and v are one tensor there."""
+    state = encoder.state_dict()
+    renamed = {"logit_scale": torch.tensor(_LOGIT_SCALE)}
+    for key, value in state.items():
+        query = _QUERY.match(key)
+        if query is not None:
+            parts = [state[f"{query[1]}.{name}_proj.{query[2]}"] for name in "qkv"]
+            block = _rename(f"{query[1].removesuffix('.self_attn')}.", _OPEN_CLIP_RULES)
+            renamed[f"{block}attn.in_proj_{query[2]}"] = torch.cat(parts)
+        elif key == "text_projection.weight":
+            renamed["text_projection"] = value.T
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            renamed[_rename(key, _OPEN_CLIP_RULES)] = value
     return renamed

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from toolkit.diffusion.objectives import EpsilonPrediction, FlowMatching, Objective, VelocityPrediction
+from toolkit.errors import ModelError, Problem
 from toolkit.models.base import LatentSpec
 from toolkit.models.shared.latents import vae_downscale
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+
+    from toolkit.models.shared.families import Components
+
+M = TypeVar("M")
 
 # What these models sample with where a scheduler config leaves it open; diffusers' own defaults are for pixels.
 _SAMPLING_DEFAULTS = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
@@ -33,6 +38,31 @@ _OBJECTIVES: dict[str, Callable[[Tensor], Objective]] = {
     "epsilon": EpsilonPrediction,
     "v_prediction": VelocityPrediction,
 }
+
+
+def with_schedule(
+    make: Callable[[Components], M],
+    components: Components,
+    name: str,
+    *,
+    prediction_type: str | None,
+    zero_terminal_snr: bool,
+) -> M:
+    """The model that `make` makes of components, with another schedule where that is asked for.
+
+    name: what the user calls it. prediction_type: epsilon, v_prediction or flow, None for what the
+    scheduler's config says. zero_terminal_snr: rescale the noise table so that its last level is pure noise
+    (arXiv:2305.08891). Raises ModelError for a schedule that cannot be trained.
+    """
+    if prediction_type is not None:
+        components.scheduler_config["prediction_type"] = prediction_type
+    if zero_terminal_snr:
+        components.scheduler_config |= ZERO_TERMINAL_SNR
+    try:
+        return make(components)
+    except ValueError as error:
+        problem = Problem("model.schedule", f"'{name}': {error}", key="model.prediction_type")
+        raise ModelError(problem) from error
 
 
 def make_objective(scheduler_config: Mapping[str, Any]) -> Objective:

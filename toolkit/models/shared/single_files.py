@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from toolkit.models.shared.families import VAE_KEY, find_class, load_tokenizer
+from toolkit.models.shared.families import TE_KEY, VAE_KEY, Family, find_class, load_tokenizer
 from toolkit.models.shared.hub import MODEL_KEY, download_folder, refuse
 
 # What diffusers' reader of single files raises for a file that is damaged or of another shape.
@@ -45,6 +46,35 @@ def check_complete(module: nn.Module, path: Path, name: str) -> None:
     missing = [key for key, value in module.state_dict().items() if value.is_meta]
     if missing:
         refuse(str(path), f"lacks {len(missing)} weights of its {name}, first {missing[0]}")
+
+
+def load_pipeline_file(
+    path: Path, family: Family, config: Path, given: Mapping[str, Any], *, dtype: torch.dtype
+) -> dict[str, Any]:
+    """The networks in a file that holds a whole model of the family, by their component.
+
+    config: a folder with diffusers' configs of their shape. given: components that the file does not hold.
+    Raises ModelError.
+    """
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
+
+    pipeline_class = find_class(f"diffusers:{family.pipeline}")
+    try:
+        pipeline = pipeline_class.from_single_file(
+            str(path), config=str(config), torch_dtype=dtype, local_files_only=True, **given
+        )
+    except SingleFileComponentError as error:
+        remedy = f"name a text encoder with {TE_KEY}" if "CLIPTextModel" in str(error) else None
+        refuse(str(path), f"is not complete: {str(error).splitlines()[0]}", remedy=remedy)
+    except NotImplementedError:
+        # The weights that the file lacks stayed empty, and could not be moved.
+        refuse(str(path), f"lacks some of the weights of {family.title}")
+    except READ_ERRORS as error:
+        refuse(str(path), f"cannot be loaded as {family.title}: {error}")
+    modules = {name: getattr(pipeline, name) for name in family.modules}
+    for name, module in modules.items():
+        check_complete(module, path, name)
+    return modules
 
 
 def load_autoencoder_file(path: Path, config: Path, *, dtype: torch.dtype) -> Any:
