@@ -149,14 +149,14 @@ class SDXL:
         if sizes is None:
             rows, columns = (side * self.latent_spec.downscale for side in noisy.shape[-2:])
             sizes = sizes_of_whole(rows, columns, len(noisy))
-        apart = {"non_blocking": weight.device.type != "cpu"}
+        no_wait = weight.device.type != "cpu"
         prediction = unet(
             onto(noisy, weight),
-            self.objective.timesteps(t.to(weight.device, **apart)),
+            self.objective.timesteps(t.to(weight.device, non_blocking=no_wait)),
             encoder_hidden_states=onto(conditioning.embeds, weight),
             added_cond_kwargs={
                 "text_embeds": onto(conditioning.pooled, weight),
-                "time_ids": sizes.to(weight.device, **apart),
+                "time_ids": sizes.to(weight.device, non_blocking=no_wait),
             },
         ).sample
         return prediction.float()

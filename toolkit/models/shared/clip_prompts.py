@@ -10,6 +10,7 @@ Legend: B prompts, n windows, W tokens of a window with its marks, D embedding w
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -111,5 +112,9 @@ def prompt_hash(parts: Sequence[tuple[nn.Module, Any]], *settings: object) -> st
 def _identity(tokenizer: Any) -> str:
     """Everything that decides which ids a tokenizer gives, padding included."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    table = backend.to_str() if backend is not None else type(tokenizer).__name__
-    return f"{table}\x1e{tokenizer.pad_token_id}"
+    if backend is None:
+        return f"{type(tokenizer).__name__}\x1e{tokenizer.pad_token_id}"
+    table = json.loads(backend.to_str())
+    # How the last caller had it cut and pad, a preview for one. We do neither, see token_windows.
+    table |= {"truncation": None, "padding": None}
+    return f"{json.dumps(table, sort_keys=True)}\x1e{tokenizer.pad_token_id}"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -32,12 +32,12 @@ def full_precision(vae: AutoencoderKL) -> Iterator[None]:
     dtype, upcast = weight.dtype, weight.dtype == torch.float16 and bool(vae.config.force_upcast)
     with torch.autocast(weight.device.type, enabled=False):
         if upcast:
-            vae.to(torch.float32)
+            nn.Module.to(vae, torch.float32)  # diffusers' own `to` warns each time
         try:
             yield
         finally:
             if upcast:
-                vae.to(dtype)
+                nn.Module.to(vae, dtype)
 
 
 def encode_images(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
