@@ -198,3 +198,12 @@ def test_every_spelling_of_stable_diffusion_1_is_known(architecture: str) -> Non
     metadata = build_metadata(facts)
     assert metadata["ss_base_model_version"] == "sd_v1"
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+
+
+@pytest.mark.parametrize("architecture", ["sdxl", "ssd", "vega"])
+def test_interfaces_take_files_of_the_sdxl_family_for_such(architecture: str) -> None:
+    """A1111 lists what begins with "sdxl_" beside SDXL models, anything else beside SD 1."""
+    facts = TrainedFile(name="x", architecture=architecture, step=1, epoch=0, resolution=64)
+    metadata = build_metadata(facts)
+    assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"

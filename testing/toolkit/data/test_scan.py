@@ -164,7 +164,10 @@ def test_resolutions_flips_and_repeats_multiply_the_items(folder: Path, scan: Sc
     assert flips == {(x, y): 6 for x in (False, True) for y in (False, True)}
     assert scan(flip_x=True).items[1].placement.flip_x
     assert not scan(flip_x=True).items[1].placement.flip_y
-    assert {item.path.name: item.source_size for item in result.items} == {"a.png": (64, 64), "b.png": (128, 64)}
+    assert {item.path.name: item.source_size for item in result.items} == {
+        "a.png": (64, 64),
+        "b.png": (128, 64),
+    }
 
 
 def test_a_resolution_given_twice_counts_once(folder: Path, scan: Scan) -> None:
