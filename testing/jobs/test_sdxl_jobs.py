@@ -126,6 +126,21 @@ def test_velocity_with_zero_terminal_snr_trains(tmp_path, model):
     assert zero["metadata"]["modelspec.prediction_type"] == "v"
 
 
+def test_gradient_checkpointing_changes_no_number(tmp_path, model):
+    settings = {"lr": 1e-2, "train_text_encoder": True}
+    plain, again = (
+        outcome(tmp_path / str(on), model, {"train": settings | {"gradient_checkpointing": on}})["losses"]
+        for on in (False, True)
+    )
+    assert plain == pytest.approx(again, rel=1e-5)
+
+
+def test_a_run_in_bfloat16_draws_and_learns(tmp_path, model):
+    result = outcome(tmp_path, model, {"train": PREVIEWS["train"] | {"dtype": "bf16", "lr": 1e-2}})
+    assert np.isfinite(result["losses"]).all() and result["samples"] == 2 * 2
+    assert any(value for name, value in result["weights"].items() if "lora_up" in name)
+
+
 @pytest.mark.parametrize("kind", ["locon", "dora", "loha", "lokr"])
 def test_every_type_of_network_trains_all_three_parts(tmp_path, model, kind):
     changes = {"network": {"type": kind}, "train": {"steps": 2, "lr": 1e-2, "train_text_encoder": True}}
