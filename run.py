@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -45,6 +46,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("-n", "--name", metavar="NAME", help="what [name] in the files stands for")
     parser.add_argument("-l", "--log", metavar="FILE", help="also append everything that is printed to FILE")
+    parser.add_argument(
+        "--rescan", action="store_true", help="verify every picture again, also those remembered as good"
+    )
     parser.add_argument("--check", action="store_true", help="validate the files and run nothing")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of job files")
     arguments = parser.parse_args(argv)
@@ -261,6 +265,7 @@ def _main(arguments: argparse.Namespace) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    jobs = [replace(job, rescan=arguments.rescan) for job in jobs]
     return check(jobs) if arguments.check else run_all(jobs, arguments.recover)
 
 

@@ -14,7 +14,7 @@ from toolkit.config_modules.embedding import EmbeddingConfig
 from toolkit.config_modules.model import ModelConfig
 from toolkit.config_modules.process import DiffusionProcess, SliderProcess, TrainProcess, VaeProcess
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
-from toolkit.data.items import MediaItem
+from toolkit.data.items import CaptionRules, MediaItem
 from toolkit.data.order import EpochOrder
 from toolkit.data.scan import scan_dataset
 from toolkit.errors import ConfigError, DatasetError, ModelError, Problem
@@ -48,8 +48,11 @@ class Scan:
     num_pictures: int
 
 
-def scan_datasets(section: TrainingSection, *, size_multiple: int) -> Scan:
-    """Scan every dataset; raises DatasetError with the problems of all of them at once."""
+def scan_datasets(section: TrainingSection, *, size_multiple: int, rescan: bool = False) -> Scan:
+    """Scan every dataset; raises DatasetError with the problems of all of them at once.
+
+    rescan: verify every picture again, also those that are remembered as good.
+    """
     items: list[MediaItem] = []
     notes: list[str] = []
     problems: list[Problem] = []
@@ -62,8 +65,11 @@ def scan_datasets(section: TrainingSection, *, size_multiple: int) -> Scan:
             size_multiple=math.lcm(size_multiple, dataset.bucket_tolerance or 1),
             caption_ext=dataset.caption_ext,
             default_caption=dataset.default_caption,
+            use_short_captions=dataset.use_short_captions,
+            replacements=[(old, new) for old, _, new in (r.partition("|") for r in dataset.replacements)],
             trigger_word=dataset.trigger_word,
-            caption_dropout_rate=dataset.caption_dropout_rate,
+            captioned=isinstance(section, TrainProcess),
+            caption_rules=caption_rules(dataset),
             use_buckets=dataset.buckets,
             num_repeats=dataset.num_repeats,
             flip_x=dataset.flip_x,
@@ -71,6 +77,8 @@ def scan_datasets(section: TrainingSection, *, size_multiple: int) -> Scan:
             is_reg=dataset.is_reg,
             loss_multiplier=dataset.loss_multiplier,
             alpha_color=dataset.alpha_color,
+            strict=dataset.strict,
+            rescan=rescan,
         )
         items += result.items
         num_pictures += result.num_pictures
@@ -79,6 +87,19 @@ def scan_datasets(section: TrainingSection, *, size_multiple: int) -> Scan:
     if problems:
         raise DatasetError(problems)
     return Scan(items, notes, num_pictures)
+
+
+def caption_rules(dataset: DatasetConfig) -> CaptionRules:
+    """How the texts of a dataset's showings are drawn; bounded in number where they are to be cached."""
+    return CaptionRules(
+        dropout_rate=dataset.caption_dropout_rate,
+        token_dropout_rate=dataset.token_dropout_rate,
+        shuffle_tokens=dataset.shuffle_tokens,
+        keep_tokens=dataset.keep_tokens,
+        random_triggers=tuple(dataset.random_triggers),
+        random_triggers_max=dataset.random_triggers_max,
+        variants=dataset.caption_variants if dataset.cache_text_embeddings else None,
+    )
 
 
 def dataset_name(index: int, dataset: DatasetConfig) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs import build
@@ -11,16 +12,18 @@ from jobs.losses import extra_prompts, noise_maker, t_sampler
 from jobs.session import Session
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.data.batches import BatchMaker
-from toolkit.data.captions import possible_captions
+from toolkit.data.caption_draws import are_countable, fullest_captions, possible_captions
 from toolkit.data.items import Batch, MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.order import EpochOrder
 from toolkit.data.prefetch import prefetch
 from toolkit.data.prompt_cache import PromptCache
+from toolkit.errors import ModelError, Problem
 from toolkit.paths import cache_root
 
 if TYPE_CHECKING:
     from jobs.trained_model import TrainedModel
+    from toolkit.models.base import Architecture
 
 Stream = Generator[Batch, None, None]
 
@@ -32,12 +35,14 @@ ENCODE_BATCH_SIZE = 1
 class TrainingData:
     """Where batches come from. stream(position) yields them endlessly from that micro-batch on.
 
-    prompts: the captions that were encoded ahead, None while a text encoder is trained.
+    prompts: the captions that were encoded ahead, None while a text encoder is trained and where captions
+    are drawn anew for each showing. items: the pictures' items, none for batches without pictures.
     """
 
     order: EpochOrder
     stream: Callable[[int], Stream]
     prompts: PromptCache | None = None
+    items: Sequence[MediaItem] = ()
 
     def epoch_of(self, position: int) -> int:
         """The epoch that micro-batch number `position` belongs to, from 0."""
@@ -67,9 +72,7 @@ def prepare_data(
     """
     model, seed = trained.model, build.seed(section)
     latents = _cached_latents(section, items, trained, session)
-    texts = possible_captions(items)
-    texts += extra_prompts(section, texts)
-    prompts = cached_prompts(section, texts, trained, session) if captions else None
+    prompts = _encoded_captions(section, items, trained, session) if captions else None
     maker = BatchMaker(
         items,
         seed=seed,
@@ -82,7 +85,61 @@ def prepare_data(
         reg_weight=section.train.reg_weight,
     )
     order = EpochOrder(items, section.train.batch_size, seed)
-    return TrainingData(order, streaming(maker, order), prompts)
+    if order.num_short:
+        session.notes([
+            f"{order.num_short} of {order.num_batches} batches of an epoch are smaller than batch_size "
+            f"{section.train.batch_size}: the last ones of their buckets; no picture is left out or repeated"
+        ])  # fmt: skip
+    return TrainingData(order, streaming(maker, order), prompts, items)
+
+
+def _encoded_captions(
+    section: DiffusionProcess, items: list[MediaItem], trained: TrainedModel, session: Session
+) -> PromptCache | None:
+    """Every caption that the loss may read, encoded once; None if each step encodes its own.
+
+    Raises ModelError with all captions that the text encoders cannot read whole.
+    """
+    if not are_countable(items):
+        fullest = fullest_captions(items, trained.model.count_tokens)
+        rewritten = dict.fromkeys(extra_prompts(section, fullest))
+        fit_windows(trained.model, rewritten | fullest, session)
+        session.say("captions are drawn anew for every showing and encoded in each step")
+        return None
+    texts = possible_captions(items, build.seed(section))
+    rewritten = dict.fromkeys(extra_prompts(section, texts))
+    return cached_prompts(section, rewritten | texts, trained, session)
+
+
+def fit_windows(model: Architecture, texts: Mapping[str, MediaItem | None], session: Session) -> None:
+    """Let the model fill as many windows of tokens as the longest text needs, and tell how many need more.
+
+    texts: each with an item that has it, if any. Raises ModelError with every text that fits in no number.
+    """
+    needed = {text: model.windows_needed(text) for text in texts}
+    long: dict[MediaItem | str, str] = {}
+    for text, windows in needed.items():
+        if windows > model.max_windows:
+            long.setdefault(texts[text] or text, text)  # one of the texts of a picture is enough to tell
+    problems = [problem for text in long.values() for problem in _too_long(model, text, texts[text])]
+    if problems:
+        raise ModelError(problems)
+    model.num_windows = max([model.num_windows, *needed.values()])
+    counts = Counter(windows for windows in needed.values() if windows > 1)
+    if counts:
+        parts = [f"{count} of {len(texts)} need {windows}" for windows, count in sorted(counts.items())]
+        told = f"captions longer than one window of tokens: {', '.join(parts)}"
+        session.notes([f"{told}; all are encoded with {model.num_windows}"])
+
+
+def _too_long(model: Architecture, text: str, item: MediaItem | None) -> list[Problem]:
+    """What the model says of a text that it cannot read whole, with the picture it belongs to."""
+    try:
+        model.encode_prompts([text])
+    except ModelError as error:
+        file = None if item is None else str(item.path)
+        return [replace(problem, file=file) for problem in error.problems]
+    raise ValueError(f"a prompt of more than {model.max_windows} windows was encoded: {text!r}")
 
 
 def _cached_latents(
@@ -114,13 +171,14 @@ def _cached_latents(
 
 
 def cached_prompts(
-    section: DiffusionProcess, texts: list[str], trained: TrainedModel, session: Session
+    section: DiffusionProcess, texts: Mapping[str, MediaItem | None], trained: TrainedModel, session: Session
 ) -> PromptCache | None:
     """Every text that the loss may read, encoded once; None while a text encoder is trained.
 
     Texts are few and small next to latents, so they are kept even where the config does not ask for it;
-    `cache_text_embeddings` keeps them on disk.
+    `cache_text_embeddings` keeps them on disk. texts: each with an item that has it, if any.
     """
+    fit_windows(trained.model, texts, session)
     if trained.trains_text_encoder:
         return None
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)

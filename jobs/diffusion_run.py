@@ -17,6 +17,7 @@ from toolkit.config_modules.checks import check_objective
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.config_modules.sample import SampleRequest
+from toolkit.data.coverage import count_showings
 from toolkit.training.optimizers import check_optimizer
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def train(
         save_model=save_model,
         preview=partial(_preview, section, trained, trainer, session, program)
         if _wants_previews(section)
+        else None,
+        coverage=partial(count_showings, program.data.items, program.data.order)
+        if program.data.items
         else None,
         prompts=program.labels,
         **build.intervals(section),

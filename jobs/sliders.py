@@ -40,7 +40,7 @@ def make_encoder(
 
     They are encoded once, by the frozen encoder; where the encoder learns, each time as it is then.
     """
-    condition = conditioner(trained.model, cached_prompts(section, list(texts), trained, session))
+    condition = conditioner(trained.model, cached_prompts(section, dict.fromkeys(texts), trained, session))
     return lambda prompts: condition(prompts).to(trained.device)
 
 

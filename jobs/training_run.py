@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
@@ -12,9 +13,12 @@ from typing import Any
 import torch
 
 from jobs.session import Session
+from toolkit.data.coverage import Coverage
 from toolkit.data.items import Batch
 from toolkit.errors import UserError
+from toolkit.runs import atomic
 from toolkit.runs.images import save_image
+from toolkit.runs.layout import SCHEMA_VERSION
 from toolkit.runs.status import Phase
 from toolkit.training.progress import Progress
 from toolkit.training.report import contact_sheet, loss_plot
@@ -28,11 +32,12 @@ class Outputs:
     """What one kind of training writes, and how often (0: never). Steps are optimizer steps.
 
     save_model(path without extension) writes the trained model and returns where; preview(step) writes
-    pictures and returns how many.
+    pictures and returns how many; coverage(position) counts how often each picture was shown until then.
     """
 
     save_model: Callable[[Path, int], Path]
     preview: Callable[[int], int] | None = None
+    coverage: Callable[[int], Coverage] | None = None
     prompts: list[str] = field(default_factory=list)
     save_every: int = 0
     sample_every: int = 0
@@ -210,7 +215,20 @@ class TrainingRun:
                 "not finite (null in metrics.jsonl)"
             )
         self._write_pictures()
+        self._write_coverage()
         return finished
+
+    def _write_coverage(self) -> None:
+        if self.outputs.coverage is None:
+            return
+        state, path = self.trainer.state, self.session.folder.coverage_path
+        coverage = self.outputs.coverage(state.position)
+        # Where pictures or batches changed between two attempts, the position alone no longer tells.
+        exact = coverage.num_showings == state.items
+        head = {"schema_version": SCHEMA_VERSION, "step": state.step, "exact": exact}
+        atomic.write_text(path, json.dumps(head | coverage.as_json(), indent=1, ensure_ascii=False))
+        doubt = "" if exact else " (counted as if pictures and batch size had always been as they are now)"
+        self.session.say(f"coverage {path}: {coverage.summary}{doubt}")
 
     def _write_pictures(self) -> None:
         folder = self.session.folder

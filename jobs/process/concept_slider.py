@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def run(loaded: LoadedJob, section: ConceptSliderProcess) -> None:
     """Train as the section says, in its run folder. Raises JobStopped if it was stopped early."""
     with open_session(loaded, section) as session:
-        scan = build.scan_datasets(section, size_multiple=build.size_multiple(section.model))
+        multiple = build.size_multiple(section.model)
+        scan = build.scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan)
         session.notes([*loaded.notes, *scan.notes])
         trained, accelerator = load_for_training(section, session)
         program = Program(

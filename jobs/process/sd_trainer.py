@@ -16,7 +16,8 @@ def run(loaded: LoadedJob, section: TrainProcess) -> None:
     """Train as the section says, in its run folder. Raises JobStopped if it was stopped early."""
     with open_session(loaded, section) as session:
         # Everything the user can mend is said before any weights load.
-        scan = build.scan_datasets(section, size_multiple=build.size_multiple(section.model))
+        multiple = build.size_multiple(section.model)
+        scan = build.scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan)
         session.notes([*loaded.notes, *scan.notes])
         trained, accelerator = load_for_training(section, session)
         data = prepare_data(section, scan.items, trained, session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import VaeProcess
 from toolkit.data.batches import BatchMaker
 from toolkit.data.buckets import choose_bucket, place
+from toolkit.data.coverage import count_showings
 from toolkit.data.image_files import inspect_image
 from toolkit.data.items import Bucket, MediaItem, Placement
 from toolkit.data.order import EpochOrder
@@ -40,7 +42,8 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
     with Session(
         loaded, root=build.training_root(section), name=name, total_steps=section.train.steps
     ) as session:
-        scan = build.scan_datasets(section, size_multiple=build.vae_size_multiple(section.model))
+        multiple = build.vae_size_multiple(section.model)
+        scan = build.scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan)
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading the autoencoder of {section.model.name_or_path}")
         accelerator, seed = build.accelerator(section), build.seed(section)
@@ -70,13 +73,14 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
                 return write_previews(session.folder, step, pairs, section.sample.format)
 
         chosen = _chosen(section, scan.items)
+        order = EpochOrder(scan.items, section.train.batch_size, seed)
         outputs = Outputs(
             save_model=save_model,
             preview=None if section.train.disable_sampling else preview,
+            coverage=partial(count_showings, scan.items, order),
             prompts=[preview.path.stem for preview in chosen],
             **build.intervals(section),
         )
-        order = EpochOrder(scan.items, section.train.batch_size, seed)
         training = TrainingRun(
             session, trainer, outputs, build.identity(section, order, {"trained part": "autoencoder"})
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config_modules.base import Location, Section, is_set
+from toolkit.config_modules.caption_checks import check_captions, unread_captions
 from toolkit.config_modules.documents import dotted
 from toolkit.config_modules.embedding_checks import check_embedding, unread_beside_embedding
 from toolkit.config_modules.explain import shown
@@ -23,10 +24,12 @@ from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
     GenerateProcess,
+    SliderProcess,
     TrainProcess,
     VaeProcess,
 )
 from toolkit.config_modules.slider_checks import check_slider, unread_by_slider
+from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.models.geometry import read_json
 from toolkit.paths import DATASETS_ROOT, resolve_model, resolve_path
@@ -48,7 +51,8 @@ _VAE_MODEL_REFUSED = {
 _VAE_DATASET_REFUSED = {"cache_latents": _LATENTS_CHANGE, "cache_latents_to_disk": _LATENTS_CHANGE}
 _VAE_DATASET_IDLE = (
     "caption_ext", "default_caption", "trigger_word", "caption_dropout_rate", "cache_text_embeddings",
-    "is_reg",
+    "is_reg", "use_short_captions", "replacements", "random_triggers", "random_triggers_max",
+    "token_dropout_rate", "shuffle_tokens", "keep_tokens", "caption_variants",
 )  # fmt: skip
 
 
@@ -70,6 +74,7 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
         yield from check_slider(process)
         if isinstance(process, TrainProcess):
             yield from check_embedding(process)
+            yield from check_captions(process)
     elif isinstance(process, VaeProcess):
         yield from _check_unread(process)
         for index, source in enumerate(process.sample.sources):
@@ -101,8 +106,10 @@ def process_notes(process: AnyProcess) -> list[str]:
                 unread["datasets", index, key] = dataset, "an autoencoder's training reads no captions"
     if isinstance(process, ConceptSliderProcess):
         unread |= unread_by_slider(process)
+    if isinstance(process, SliderProcess):
+        unread["strict",] = process, "this slider needs no pictures"
     if isinstance(process, TrainProcess):
-        unread |= unread_beside_embedding(process)
+        unread |= unread_beside_embedding(process) | unread_captions(process)
     if isinstance(process, DiffusionProcess) and process.first_sample is not None:
         reason = "these are drawn once, before the first step"
         unread["first_sample", "sample_every"] = process.first_sample, reason
@@ -124,16 +131,19 @@ def check_folders(raw: Mapping[str, Any]) -> Iterator[Finding]:
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         for key in ("folder_path", "dataset_path"):
             folder = entry.get(key) if isinstance(entry, Mapping) else None
-            if isinstance(folder, str) and folder and not folder.lower().endswith((".json", ".jsonl")):
+            if isinstance(folder, str) and folder:
                 yield from _check_folder(folder, ("datasets", index, key))
 
 
 def _check_folder(folder: str, location: Location) -> Iterator[Finding]:
     path = resolve_path(folder)
-    if path.is_dir():
+    if path.is_dir() or (is_list(path) and path.is_file()):
         return
-    if path.exists():
-        message, remedy = f"{folder} is a file", "give the folder it lies in"
+    if is_list(path):
+        message, remedy = f"file {folder} does not exist", f"relative to {Path.cwd()}"
+    elif path.exists():
+        remedy = "give the folder it lies in, or a .json file that lists pictures"
+        message = f"{folder} is a file"
     else:
         near = {entry.name: entry for entry in [*_folders(DATASETS_ROOT), *_folders(path.parent)]}
         guess = did_you_mean(path.name, near)

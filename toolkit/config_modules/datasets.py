@@ -8,6 +8,9 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import AnyOf, Float, Int, Section, Text
+from toolkit.config_modules.text_lists import list_or_file
+from toolkit.data.dataset_list import is_list
+from toolkit.paths import resolve_path
 
 _ONE_THREAD = "pictures are read ahead on one background thread"
 _NO_VIDEO = "only counts with num_frames above 1"
@@ -19,8 +22,17 @@ def _with_dot(extension: str) -> str:
     return extension if not extension or extension.startswith(".") else f".{extension}"
 
 
+def _replacement(text: str) -> str:
+    old, bar, new = text.partition("|")
+    if not old or not bar or "|" in new:
+        raise PydanticCustomError("replacement", "must be of the form old|new")
+    return text
+
+
 Resolution = Annotated[Int, Field(ge=8, le=16384)]
 Channel = Annotated[Int, Field(ge=0, le=255)]
+Replacement = Annotated[Text, AfterValidator(_replacement)]
+Word = Annotated[Text, Field(min_length=1)]
 
 
 class DatasetConfig(Section):
@@ -28,9 +40,8 @@ class DatasetConfig(Section):
 
     ALIASES: ClassVar = {"dataset_path": "folder_path", "caption_type": "caption_ext"}
     NOT_YET: ClassVar = {
-        "random_triggers": None, "replacements": None, "random_crop": False, "random_scale": False,
+        "random_crop": False, "random_scale": False,
         "square_crop": False, "scale": 1.0, "poi": None, "prior_reg": False, "network_weight": 1.0,
-        "token_dropout_rate": 0.0, "shuffle_tokens": False, "use_short_captions": False,
         "cache_clip_vision_to_disk": False,
         "control_path": None, "control_path_1": None, "control_path_2": None, "control_path_3": None,
         "controls": None, "inpaint_path": None, "mask_path": None, "alpha_mask": False,
@@ -44,8 +55,6 @@ class DatasetConfig(Section):
     IDLE: ClassVar = {
         "num_workers": (2, _ONE_THREAD), "prefetch_factor": (2, _ONE_THREAD),
         "cache_latents_num_workers": (None, _ONE_THREAD),
-        "random_triggers_max": (1, "only counts with random_triggers"),
-        "keep_tokens": (0, "only counts with shuffle_tokens or token_dropout_rate"),
         "control_transparent_color": ([0, 0, 0], _NO_CONTROL),
         "full_size_control_images": (True, _NO_CONTROL),
         "control_canny_threshold1": (100, _NO_CONTROL), "control_canny_threshold2": (200, _NO_CONTROL),
@@ -60,14 +69,35 @@ class DatasetConfig(Section):
         "debug": (False, "problems with pictures are always reported"),
     }  # fmt: skip
 
-    folder_path: Text = Field(min_length=1, description="Folder of pictures, searched with its subfolders.")
+    folder_path: Text = Field(
+        min_length=1,
+        description="Folder of pictures, searched with its subfolders; or a .json or .jsonl file that lists "
+        "pictures with their captions.",
+    )
+    strict: bool = Field(
+        False,
+        description="Refuse what else is only noted: missing and empty captions, captions without picture, "
+        "enlarged, animated and duplicate pictures, damaged EXIF data, unread files.",
+    )
     caption_ext: Annotated[Text, AfterValidator(_with_dot)] = Field(
         ".txt", description="Extension of caption files, each beside its picture; the dot may be left out."
     )
     default_caption: Text | None = Field(
         None, description="Caption of a picture whose caption file is missing or blank."
     )
+    use_short_captions: bool = Field(
+        False, description="Take caption_short of JSON captions where it is given."
+    )
+    replacements: list[Replacement] = Field(
+        [], description="Texts to replace in captions, each as `old|new`, applied in order."
+    )
     trigger_word: Text | None = Field(None, description="Word placed in every caption (null: the process's).")
+    random_triggers: Annotated[list[Word], list_or_file("trigger")] = Field(
+        [], description="Words drawn at random into each text: a list, or a file with one a line."
+    )
+    random_triggers_max: Int = Field(
+        1, ge=1, description="1 draws one random trigger into each text, a larger number none up to so many."
+    )
     resolution: list[Resolution] = Field(
         [512],
         min_length=1,
@@ -89,6 +119,21 @@ class DatasetConfig(Section):
     caption_dropout_rate: Float = Field(
         0.0, ge=0, le=1, description="Share of showings without caption, in [0, 1]."
     )
+    token_dropout_rate: Float = Field(
+        0.0, ge=0, le=1, description="Share of tokens (parts between commas) left out, drawn at each showing."
+    )
+    shuffle_tokens: bool = Field(
+        False, description="Shuffle the tokens (parts between commas) of a caption at each showing."
+    )
+    keep_tokens: Int = Field(
+        0, ge=0, description="First tokens that stay in front, neither left out nor shuffled."
+    )
+    caption_variants: Int = Field(
+        8,
+        ge=1,
+        description="Texts drawn from each caption for the whole run where cache_text_embeddings meets "
+        "shuffle_tokens, token_dropout_rate or random_triggers; else every showing has a new one.",
+    )
     cache_latents: bool = Field(
         False, description="Encode every picture once and keep its latents in memory."
     )
@@ -104,11 +149,17 @@ class DatasetConfig(Section):
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """A single resolution is a list of one; ai-toolkit's JSON datasets are refused by name."""
+        """A single resolution is a list of one."""
         if "resolution" in data and not isinstance(data["resolution"], list | tuple):
             data = {**data, "resolution": [data["resolution"]]}
-        if str(data.get("folder_path", "")).lower().endswith((".json", ".jsonl")):
-            raise PydanticCustomError(
-                "not_yet", "a JSON file as folder_path is not supported yet (give a folder)"
-            )
         return data
+
+    @property
+    def varies_captions(self) -> bool:
+        """Whether a caption has another text at each showing, dropping it aside."""
+        return self.shuffle_tokens or self.token_dropout_rate > 0 or bool(self.random_triggers)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a file lists the pictures and their captions."""
+        return is_list(resolve_path(self.folder_path))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from toolkit.config_modules.base import Float, Int, Section, Text
 from toolkit.config_modules.sample import (
@@ -19,21 +18,8 @@ from toolkit.config_modules.sample import (
     Size,
     make_request,
 )
-from toolkit.paths import resolve_path
+from toolkit.config_modules.text_lists import list_or_file
 from toolkit.seeding import keyed_random
-
-
-def _read_prompts(value: Any) -> Any:
-    """The lines of a prompt file, blank ones left out; a list stays as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        lines = resolve_path(value).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        message = "cannot read the prompt file {file}: {reason}"
-        raise PydanticCustomError("prompt_file", message, {"file": value, "reason": reason}) from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 class GenerateConfig(Section):
@@ -41,9 +27,9 @@ class GenerateConfig(Section):
 
     NOT_YET: ClassVar = {"prompt_2": None, "neg_2": None, "compile": False}
 
-    prompts: Annotated[
-        list[Prompt], BeforeValidator(_read_prompts, json_schema_input_type=list[str] | str)
-    ] = Field(min_length=1, description="Texts to draw, or the path of a text file with one on each line.")
+    prompts: Annotated[list[Prompt], list_or_file("prompt")] = Field(
+        min_length=1, description="Texts to draw, or the path of a text file with one on each line."
+    )
     sampler: SamplerName = Field(
         "ddpm", description="Sampler by name; a flow-matching model takes flowmatch."
     )

@@ -39,12 +39,16 @@ _NAME_REMEDY = 'use letters, digits, spaces, - _ and dots inside; not < > : " / 
 
 @dataclass(frozen=True)
 class LoadedJob:
-    """A job ready to run. raw: the file with `[name]` replaced but ${VAR} kept, for config.yaml."""
+    """A job ready to run. raw: the file with `[name]` replaced but ${VAR} kept, for config.yaml.
+
+    rescan: verify every picture again, as the command line may ask for.
+    """
 
     config: JobConfig
     path: Path
     raw: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    rescan: bool = False
 
 
 def load_job(

@@ -78,6 +78,13 @@ class RunProcess(Section):
     )
     model: ModelConfig = Field(description="The base model.")
     datasets: list[DatasetConfig] = Field(min_length=1, description="Folders of pictures to train on.")
+    strict: bool = Field(False, description="The same key of every dataset that does not set its own.")
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Hand strictness down to the datasets."""
+        _handed_down(data, "datasets", {"strict": data.get("strict")})
+        return data
 
 
 class DiffusionProcess(RunProcess):
@@ -98,6 +105,7 @@ class DiffusionProcess(RunProcess):
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
         """Hand down what one section says for another."""
+        data = super().prepare(data)
         _handed_down(data, "datasets", {"trigger_word": data.get("trigger_word")})
         if _get(data, "train", "cache_text_embeddings") is True:
             _handed_down(data, "datasets", {"cache_text_embeddings": True}, override=True)

@@ -26,6 +26,7 @@ _NOISE = {
 _CAPTIONS = frozenset({
     "caption_ext", "default_caption", "caption_dropout_rate", "is_reg", "use_short_captions", "replacements",
     "random_triggers", "random_triggers_max", "shuffle_tokens", "token_dropout_rate", "keep_tokens",
+    "caption_variants",
 })  # fmt: skip
 _DATASET = _CAPTIONS | {
     "folder_path", "resolution", "buckets", "bucket_tolerance", "square_crop", "random_crop", "random_scale",

@@ -11,14 +11,14 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from toolkit.data.captions import final_caption
+from toolkit.data.caption_draws import final_caption
 from toolkit.data.items import Batch, Bucket, MediaItem
 from toolkit.data.latent_cache import LatentCache, PixelLoader
 from toolkit.data.order import EpochOrder
 from toolkit.data.prompt_cache import PromptCache
 from toolkit.data.transforms import load_pixels
 from toolkit.prompt_utils import Conditioning, concat
-from toolkit.seeding import keyed_generator, keyed_random
+from toolkit.seeding import keyed_generator
 
 LatentShape = Callable[[Bucket], tuple[int, int, int]]
 SampleT = Callable[[torch.Generator, MediaItem], Tensor]
@@ -98,8 +98,8 @@ class BatchMaker:
             offset = 0
 
     def caption(self, item: MediaItem, epoch: int) -> str:
-        """The final caption of an item in an epoch, after dropout."""
-        return final_caption(item, keyed_random("caption", self.seed, epoch, item.id))
+        """The final caption of an item in an epoch, after dropout and shuffling."""
+        return final_caption(item, self.seed, epoch)
 
     def _weight(self, item: MediaItem) -> float:
         return item.loss_multiplier * (self._reg_weight if item.is_reg else 1.0)

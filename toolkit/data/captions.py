@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from toolkit.data.items import MediaItem
 from toolkit.errors import DatasetError, Problem
 
 PLACEHOLDERS = ("[trigger]", "[name]")
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What one source says about a picture; short is None where it has no short caption."""
+
+    text: str
+    short: str | None = None
 
 
 def normalize_extension(extension: str) -> str:
@@ -28,27 +35,32 @@ def _unreadable(path: Path, reason: str, remedy: str | None = None) -> DatasetEr
     return DatasetError(Problem("data.caption_file", reason, file=str(path), remedy=remedy))
 
 
-def _from_json(path: Path, text: str) -> str:
-    """The `caption` of a JSON caption file."""
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise _unreadable(path, f"not valid JSON: {error}") from error
-    caption = content.get("caption", "") if isinstance(content, dict) else content
-    if not isinstance(caption, str):
-        raise _unreadable(path, 'expected text, or an object with the text under "caption"')
-    return caption
+def parse_caption(content: Any) -> Caption:
+    """A caption from JSON: the text itself, or an object with `caption` and `caption_short`, both optional.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(content, str):
+        return Caption(tidy(content))
+    if not isinstance(content, dict):
+        raise ValueError('expected text, or an object with the text under "caption"')
+    texts = {key: content.get(key) for key in ("caption", "caption_short")}
+    for key, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f'expected text under "{key}"')
+    short = texts["caption_short"]
+    return Caption(tidy(texts["caption"] or ""), None if short is None else tidy(short))
 
 
-def read_caption(path: Path) -> str | None:
-    """The text of a caption file in UTF-8 (a byte order mark is fine), tidied; None without such a file.
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8 (a byte order mark is fine).
 
-    Raises DatasetError if the file cannot be read or has another encoding.
+    Raises DatasetError if it cannot be read or has another encoding, FileNotFoundError without the file.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return None
+        raise
     except OSError as error:
         raise _unreadable(path, f"cannot be read: {error.strerror or error}") from error
     try:
@@ -59,7 +71,28 @@ def read_caption(path: Path) -> str | None:
         raise _unreadable(path, f"the caption {found}", "save it as UTF-8") from error
     if "\0" in text:
         raise _unreadable(path, "the caption holds NUL characters", "save it as UTF-8 text")
-    return tidy(_from_json(path, text) if path.suffix.lower() == ".json" and text.strip() else text)
+    return text
+
+
+def read_caption(path: Path) -> Caption | None:
+    """What a caption file says, tidied; None without such a file. `.json` may hold a short caption too.
+
+    Raises DatasetError if the file cannot be read or has another encoding or form.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        return None
+    if path.suffix.lower() != ".json" or not text.strip():
+        return Caption(tidy(text))
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, f"not valid JSON: {error}") from error
+    try:
+        return parse_caption(content)
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
 
 
 def _says(caption: str, trigger: str) -> bool:
@@ -75,19 +108,3 @@ def insert_trigger(caption: str, trigger: str | None, *, prepend: bool = True) -
     if trigger and prepend and not _says(caption, trigger):
         caption = f"{trigger} {caption}".strip()
     return caption
-
-
-def final_caption(item: MediaItem, rng: random.Random) -> str:
-    """The caption of one draw: the item's own, or '' (trigger included) with its dropout rate."""
-    return "" if rng.random() < item.caption_dropout_rate else item.caption
-
-
-def possible_captions(items: Iterable[MediaItem]) -> list[str]:
-    """Every text that `final_caption` can give for these items, each once, in order: what to encode ahead."""
-    texts: dict[str, None] = {}
-    for item in items:
-        if item.caption_dropout_rate < 1:
-            texts[item.caption] = None
-        if item.caption_dropout_rate > 0:
-            texts[""] = None
-    return list(texts)

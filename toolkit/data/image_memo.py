@@ -27,14 +27,19 @@ def _stamp(stat: os.stat_result) -> list[int]:
 
 
 class ImageMemo:
-    """Facts of the pictures of one dataset folder, kept in one JSON file outside of it."""
+    """Facts of the pictures of one dataset (a folder or a list), kept in one JSON file outside of it.
 
-    def __init__(self, dataset_folder: Path, cache_folder: Path | None = None) -> None:
+    forget: begin without what was remembered, so that every picture is verified anew.
+    """
+
+    def __init__(
+        self, dataset_folder: Path, cache_folder: Path | None = None, *, forget: bool = False
+    ) -> None:
         folder = dataset_folder.resolve()
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
         self.path = (cache_folder or user_cache_root()) / "images" / f"{name}.json"
         self._folder = folder
-        self._old = self._read()
+        self._old: dict[str, Any] = {} if forget else self._read()
         self._new: dict[str, dict[str, Any]] = {}
 
     def _read(self) -> dict[str, Any]:

@@ -37,12 +37,41 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptionRules:
+    """How the text of one showing is drawn from a caption; shared by the items of a dataset.
+
+    Tokens are what stands between commas. random_triggers_max: 1 adds one of random_triggers to every text,
+    more add none up to so many. variants: texts that are drawn for a caption in the whole run, None for a
+    new one at every showing.
+    """
+
+    dropout_rate: float = 0.0
+    token_dropout_rate: float = 0.0
+    shuffle_tokens: bool = False
+    keep_tokens: int = 0
+    random_triggers: tuple[str, ...] = ()
+    random_triggers_max: int = 1
+    trigger_word: str | None = None
+    prepend_trigger: bool = True
+    variants: int | None = None
+
+    @property
+    def vary(self) -> bool:
+        """Whether a caption that is not dropped has more than one text."""
+        return self.shuffle_tokens or self.token_dropout_rate > 0 or bool(self.random_triggers)
+
+
+PLAIN = CaptionRules()
+
+
+@dataclass(frozen=True, slots=True)
 class MediaItem:
     """One picture of one dataset at one resolution. Equal in every process that scans the same folder.
 
     id: sha256 of the file's bytes, with dataset, resolution, flip and repeat. caption: as read from its
-    source, trigger word in place, before any dropout or shuffle (those are drawn per epoch). source_size:
-    width and height of the picture before scaling, None for an item without one.
+    source, trigger word in place, before any dropout or shuffle (those are drawn per epoch); caption_source:
+    the same before the trigger word was placed. source_size: width and height of the picture before
+    scaling, None for an item without one.
     """
 
     id: str
@@ -52,7 +81,8 @@ class MediaItem:
     dataset: str
     bucket: Bucket
     placement: Placement
-    caption_dropout_rate: float = 0.0
+    caption_source: str = ""
+    caption_rules: CaptionRules = PLAIN
     is_reg: bool = False
     loss_multiplier: float = 1.0
     network_weight: float = 1.0

@@ -21,7 +21,8 @@ class EpochOrder:
     Per bucket and network_weight the items are shuffled and cut into chunks of batch_size * world_size; the
     chunks are shuffled and dealt to the ranks, so that all ranks always work on one size. The last chunk of
     a bucket may be smaller, and then leave a rank with an empty batch. Within a bucket items are counted by
-    id, so renaming files changes nothing.
+    id, so renaming files changes nothing. num_batches, num_short: batches of an epoch, and how many of
+    them are smaller than the others.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class EpochOrder:
             self._groups[bucket, weight].append(index)
             digest.update(f"{items[index].id} {bucket.width} {bucket.height} {bucket.frames}\n".encode())
         self.fingerprint: str = digest.hexdigest()
+        self.num_short: int = sum(len(group) % self._chunk_size > 0 for group in self._groups.values())
         self.num_batches: int = sum(-(-len(group) // self._chunk_size) for group in self._groups.values())
 
     def chunks(self, epoch: int) -> list[tuple[int, ...]]:

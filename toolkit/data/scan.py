@@ -8,24 +8,28 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.data.buckets import choose_bucket, enlargement, place
-from toolkit.data.captions import insert_trigger, normalize_extension, read_caption, tidy
+from toolkit.data.caption_sources import CaptionSource, note_orphans, read_captions
+from toolkit.data.captions import Caption, insert_trigger, normalize_extension
+from toolkit.data.dataset_list import is_list, read_list
+from toolkit.data.findings import Findings, first_names
 from toolkit.data.image_files import IMAGE_SUFFIXES, WHITE, ImageFacts, inspect_image
 from toolkit.data.image_memo import ImageMemo
-from toolkit.data.items import Bucket, MediaItem
+from toolkit.data.items import PLAIN, Bucket, CaptionRules, MediaItem
 from toolkit.errors import DatasetError, Problem
 
 SKIPPED_FOLDERS = frozenset(("_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"))
 UNREAD_SUFFIXES = frozenset(
-    (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jxl")
+    (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".jp2", ".j2k")
+    + (".apng", ".tga", ".psd", ".svg", ".ico", ".ppm", ".pgm", ".pnm", ".exr", ".hdr")
+    + (".raw", ".dng", ".cr2", ".nef", ".arw")
     + (".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv")
 )
-CAPTION_SUFFIXES = (".txt", ".caption", ".json")
 NOTICEABLE_ENLARGEMENT = 1.05  # below this nobody sees the blur
 
 Progress = Callable[[int, int], None]
@@ -69,24 +73,9 @@ class _Rules:
     use_buckets: bool
     num_repeats: int
     flips: tuple[tuple[bool, bool], ...]
-    caption_ext: str
-    default_caption: str | None
-    trigger_word: str | None
+    caption_rules: CaptionRules
     settings: dict[str, object]  # fields that every MediaItem of the dataset shares
     is_reg: bool
-
-
-@dataclass(slots=True)
-class _Findings:
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def first_names(names: Iterable[str], limit: int = 5) -> str:
-    """The first few of some names, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
 
 
 def walk_files(folder: Path) -> Iterator[str]:
@@ -104,32 +93,59 @@ def walk_files(folder: Path) -> Iterator[str]:
     yield from sorted(found)
 
 
-def _find_pictures(folder: Path, findings: _Findings) -> list[str]:
-    """Relative paths of the pictures. Appends the problem if there are none."""
-    if not folder.is_dir():
-        reason = "is a file, not a folder of pictures" if folder.exists() else "no such folder"
-        findings.problems.append(Problem("data.no_folder", reason, file=str(folder)))
-        return []
-    files = list(walk_files(folder))
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The pictures of a dataset by name, relative to a folder (or absolute), and where captions come from."""
+
+    folder: Path
+    names: list[str]
+    captions: CaptionSource
+    others: tuple[str, ...] = ()  # the other files of the folder
+
+
+def _find_pictures(path: Path, captions: CaptionSource, findings: Findings) -> _Found:
+    """The pictures of a folder, or of a file that lists them. Appends a problem if there are none."""
+    if is_list(path):
+        return _listed_pictures(path, captions, findings)
+    if not path.is_dir():
+        reason = "is a file, not a folder of pictures" if path.exists() else "no such folder"
+        findings.problems.append(Problem("data.no_folder", reason, file=str(path)))
+        return _Found(path, [], captions)
+    files = list(walk_files(path))
     pictures = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
-    unread = [name for name in files if Path(name).suffix.lower() in UNREAD_SUFFIXES]
-    if unread:
-        findings.notes.append(
-            f"{folder}: {len(unread)} files of kinds that are not read: {first_names(unread)}; "
-            "convert pictures to png, jpg or webp to use them"
-        )
+    _note_unread(path, files, findings)
     if not pictures:
         looked_for = ", ".join(f"*{suffix}" for suffix in IMAGE_SUFFIXES)
-        message = f"no images found in {folder}; looked for {looked_for} in it and its folders"
+        message = f"no images found in {path}; looked for {looked_for} in it and its folders"
         findings.problems.append(Problem("data.no_images", message))
-    return pictures
+        return _Found(path, [], captions)
+    return _Found(path, pictures, captions, tuple(set(files) - set(pictures)))
+
+
+def _listed_pictures(path: Path, captions: CaptionSource, findings: Findings) -> _Found:
+    listed: Mapping[str, Caption] = {}
+    try:
+        listed = read_list(path)
+    except DatasetError as error:
+        findings.problems.extend(error.problems)
+    unread = _note_unread(path.parent, list(listed), findings)
+    names = [name for name in listed if name not in unread]
+    return _Found(path.parent, names, replace(captions, listed=listed))
+
+
+def _note_unread(folder: Path, files: list[str], findings: Findings) -> list[str]:
+    """The files among these that may be pictures or videos and are not read; they are told."""
+    unread = [name for name in files if Path(name).suffix.lower() in UNREAD_SUFFIXES]
+    remedy = "; convert pictures to png, jpg or webp to use them"
+    told = f"{len(unread)} files of kinds that are not read"
+    findings.odd("data.unread_file", folder, told, dict.fromkeys(unread, "is not read"), hint=remedy)
+    return unread
 
 
 def _inspect_all(
-    folder: Path, names: list[str], cache_folder: Path | None, findings: _Findings, progress: Progress | None
+    folder: Path, names: list[str], memo: ImageMemo, findings: Findings, progress: Progress | None
 ) -> dict[str, ImageFacts]:
     """Facts of every usable picture; the others become problems."""
-    memo = ImageMemo(folder, cache_folder)
 
     def inspect(name: str) -> ImageFacts | Problem:
         path = folder / name
@@ -160,39 +176,11 @@ def _inspect_all(
     except OSError as error:
         reason = f"cannot be written ({error.strerror}); pictures are verified in full each time"
         findings.notes.append(f"{memo.path}: {reason}")
-    findings.notes.extend(f"{folder / name}: {remark}" for name, f in facts.items() for remark in f.remarks)
+    odd = {name: "; ".join(fact.remarks) for name, fact in facts.items() if fact.remarks}
+    shown = [f"{name}: {remark}" for name, remark in odd.items()]
+    told = f"{len(odd)} pictures are not shown whole or as they are meant"
+    findings.odd("data.odd_picture", folder, told, odd, shown=shown)
     return facts
-
-
-def _hint_at_captions(folder: Path, names: list[str], wanted: str) -> str:
-    """If all captions are missing: where they may be."""
-    for suffix in CAPTION_SUFFIXES:
-        if suffix != wanted and any((folder / name).with_suffix(suffix).exists() for name in names):
-            return f"; there are {suffix} files: set caption_ext: {suffix}"
-    return ""
-
-
-def _captions(folder: Path, names: Iterable[str], rules: _Rules, findings: _Findings) -> dict[str, str]:
-    """The caption of every picture, trigger word in place; unreadable ones become problems."""
-    captions: dict[str, str] = {}
-    missing: list[str] = []
-    for name in names:
-        try:
-            text = read_caption((folder / name).with_suffix(rules.caption_ext))
-        except DatasetError as error:
-            findings.problems.extend(error.problems)
-            continue
-        if not text and rules.default_caption is None:
-            missing.append(name)
-        caption = text or tidy(rules.default_caption or "")
-        captions[name] = insert_trigger(caption, rules.trigger_word, prepend=not rules.is_reg)
-    if missing:
-        hint = _hint_at_captions(folder, missing, rules.caption_ext) if len(missing) == len(captions) else ""
-        findings.notes.append(
-            f"{folder}: {len(missing)} of {len(captions)} pictures have no caption ({rules.caption_ext}) "
-            f"and there is no default_caption: {first_names(missing)}{hint}"
-        )
-    return captions
 
 
 def item_id(
@@ -207,7 +195,9 @@ def _make_items(
     folder: Path, facts: dict[str, ImageFacts], captions: dict[str, str], rules: _Rules
 ) -> Iterator[MediaItem]:
     num_seen: Counter[str] = Counter()  # copies of one picture count as further repeats of it
-    for name, caption in captions.items():
+    trigger, prepend = rules.caption_rules.trigger_word, rules.caption_rules.prepend_trigger
+    for name, source in captions.items():
+        caption = insert_trigger(source, trigger, prepend=prepend)
         fact = facts[name]
         size = (fact.width, fact.height)
         first_repeat = num_seen[fact.sha256] * rules.num_repeats
@@ -226,34 +216,42 @@ def _make_items(
                         bucket=bucket,
                         placement=placement,
                         source_size=size,
+                        caption_source=source,
+                        caption_rules=rules.caption_rules,
                         is_reg=rules.is_reg,
                         **rules.settings,  # type: ignore[arg-type]
                     )
 
 
 def _note_sizes_and_copies(
-    folder: Path, facts: dict[str, ImageFacts], items: list[MediaItem], notes: list[str]
+    folder: Path, facts: dict[str, ImageFacts], items: list[MediaItem], findings: Findings
 ) -> None:
-    by_path = {folder / name: fact for name, fact in facts.items()}
+    names = {folder / name: name for name in facts}
     factors: dict[str, float] = {}
     for item in items:
-        fact = by_path[item.path]
-        factor = enlargement(fact.width, fact.height, item.bucket)
+        name = names[item.path]
+        factor = enlargement(facts[name].width, facts[name].height, item.bucket)
         if factor > NOTICEABLE_ENLARGEMENT:
-            name = item.path.relative_to(folder).as_posix()
             factors[name] = max(factor, factors.get(name, 0.0))
-    if factors:
-        worst = max(factors.values())
-        notes.append(
-            f"{folder}: {len(factors)} of {len(facts)} pictures are smaller than their bucket and enlarged, "
-            f"up to {worst:.2f} times: {first_names(factors)}"
-        )
+    worst = max(factors.values(), default=0.0)
+    findings.odd(
+        "data.enlarged",
+        folder,
+        f"{len(factors)} of {len(facts)} pictures are smaller than their bucket and enlarged, "
+        f"up to {worst:.2f} times",
+        {name: f"is smaller than its bucket and enlarged {f:.2f} times" for name, f in factors.items()},
+    )
     same: dict[str, list[str]] = {}
     for name, fact in facts.items():
         same.setdefault(fact.sha256, []).append(name)
-    copies = [" = ".join(names) for names in same.values() if len(names) > 1]
-    if copies:
-        notes.append(f"{folder}: {len(copies)} pictures are there more than once: {first_names(copies)}")
+    copies = {names[0]: names[1:] for names in same.values() if len(names) > 1}
+    findings.odd(
+        "data.duplicate",
+        folder,
+        f"{len(copies)} pictures are there more than once",
+        {name: f"is the same picture as {first_names(others)}" for name, others in copies.items()},
+        shown=[" = ".join([name, *others]) for name, others in copies.items()],
+    )
 
 
 def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's section
@@ -264,8 +262,11 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     name: str | None = None,
     caption_ext: str = ".txt",
     default_caption: str | None = None,
+    use_short_captions: bool = False,
+    replacements: Sequence[tuple[str, str]] = (),
     trigger_word: str | None = None,
-    caption_dropout_rate: float = 0.0,
+    captioned: bool = True,
+    caption_rules: CaptionRules = PLAIN,
     use_buckets: bool = True,
     num_repeats: int = 1,
     flip_x: bool = False,
@@ -274,18 +275,21 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     loss_multiplier: float = 1.0,
     network_weight: float = 1.0,
     alpha_color: tuple[int, int, int] = WHITE,
+    strict: bool = False,
     memo: Path | None = None,
+    rescan: bool = False,
     progress: Progress | None = None,
 ) -> ScanResult:
-    """The items of a folder, walked recursively: one per picture, resolution, flip and repeat.
+    """The items of a folder, walked recursively, or of a list: one per picture, resolution, flip and repeat.
 
     name: stands in the items' ids; default the folder's name, and must differ between the datasets of a run.
-    memo: cache folder for what was verified, default the user's. progress: called with (done, total).
+    captioned: whether captions are read. caption_rules: how texts are drawn, with the trigger word from here.
+    strict: what else would be a note on a file is a problem. memo: cache folder for what was verified,
+    default the user's; rescan: verify every picture anew. progress: called with (done, total).
     Problems are returned, not raised: see ScanResult.require_valid.
     """
     folder = Path(folder)
     settings = {
-        "caption_dropout_rate": caption_dropout_rate,
         "loss_multiplier": loss_multiplier,
         "network_weight": network_weight,
         "alpha_color": alpha_color,
@@ -297,18 +301,23 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
         use_buckets=use_buckets,
         num_repeats=num_repeats,
         flips=tuple((x, y) for y in (False, True)[: 1 + flip_y] for x in (False, True)[: 1 + flip_x]),
-        caption_ext=normalize_extension(caption_ext),
-        default_caption=default_caption,
-        trigger_word=trigger_word,
+        caption_rules=replace(caption_rules, trigger_word=trigger_word, prepend_trigger=not is_reg),
         settings=settings,
         is_reg=is_reg,
     )
-    findings = _Findings()
+    findings = Findings(strict)
     if len(rules.resolutions) < len(resolutions):
         findings.notes.append(f"{folder}: a resolution given twice counts once: {list(resolutions)}")
-    names = _find_pictures(folder, findings)
-    facts = _inspect_all(folder, names, memo, findings, progress) if names else {}
-    captions = _captions(folder, facts, rules, findings)
-    items = list(_make_items(folder, facts, captions, rules))
-    _note_sizes_and_copies(folder, facts, items, findings.notes)
+    source = CaptionSource(
+        normalize_extension(caption_ext), default_caption, use_short_captions, tuple(replacements)
+    )
+    found = _find_pictures(folder, source, findings)
+    verified = ImageMemo(folder, memo, forget=rescan)
+    facts = _inspect_all(found.folder, found.names, verified, findings, progress) if found.names else {}
+    captions = dict.fromkeys(facts, "")
+    if captioned:
+        note_orphans(found.folder, found.others, found.names, found.captions, findings)
+        captions = read_captions(found.folder, facts, found.captions, findings)
+    items = list(_make_items(found.folder, facts, captions, rules))
+    _note_sizes_and_copies(found.folder, facts, items, findings)
     return ScanResult(items, findings.problems, findings.notes, num_pictures=len(captions))

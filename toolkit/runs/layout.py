@@ -114,6 +114,11 @@ class RunFolder:
         """The loss over the steps in one picture."""
         return self.path / "loss.png"
 
+    @property
+    def coverage_path(self) -> Path:
+        """How often each picture was shown."""
+        return self.path / "coverage.json"
+
     def create(self) -> None:
         """Make the folder and its subfolders; existing ones are kept. Raises RunError if it cannot."""
         for folder in (self.path, self.samples, self.checkpoints, self.commands):

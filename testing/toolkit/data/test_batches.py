@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from toolkit.data.batches import BatchMaker
-from toolkit.data.captions import possible_captions
-from toolkit.data.items import Batch, Bucket, MediaItem
+from toolkit.data.caption_draws import possible_captions
+from toolkit.data.items import Batch, Bucket, CaptionRules, MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.order import EpochOrder
 from toolkit.data.prefetch import prefetch
@@ -60,7 +60,7 @@ def items(tmp_path: Path) -> list[MediaItem]:
         size_multiple=8,
         flip_x=True,
         num_repeats=2,
-        caption_dropout_rate=0.5,
+        caption_rules=CaptionRules(dropout_rate=0.5),
         loss_multiplier=0.5,
         memo=tmp_path / "memo",
     ).items
@@ -222,7 +222,7 @@ def test_latents_of_another_shape_are_refused(items: list[MediaItem], make: Make
 
 def test_conditioning_is_that_of_the_final_captions(items: list[MediaItem], make: Make) -> None:
     cache = PromptCache(None, "encoder")
-    cache.fill(possible_captions(items), encode_prompts)
+    cache.fill(possible_captions(items, 3), encode_prompts)
     maker = make(prompt_cache=cache)
     for epoch in range(4):
         batch = maker.make(first_batch(items), epoch)
@@ -236,7 +236,7 @@ def test_batches_come_without_the_folders_of_the_caches(
 ) -> None:
     """Cleared by another program amid a run: conditioning from memory, pixels instead of latents."""
     prompts, latents = PromptCache(tmp_path / "prompts", "encoder"), LatentCache(tmp_path / "latents", "vae")
-    prompts.fill(possible_captions(items), encode_prompts)
+    prompts.fill(possible_captions(items, 3), encode_prompts)
     latents.fill(items, encode)
     maker = make(prompt_cache=prompts, latent_cache=latents)
     before = maker.make(first_batch(items), 0)

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from toolkit.data.captions import final_caption, insert_trigger, possible_captions, read_caption
+from toolkit.data.captions import insert_trigger, read_caption
 from toolkit.data.items import Bucket, MediaItem, Placement
 from toolkit.errors import DatasetError
 
