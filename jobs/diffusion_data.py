@@ -128,7 +128,7 @@ def fit_windows(model: Architecture, texts: Mapping[str, MediaItem | None], sess
     counts = Counter(windows for windows in needed.values() if windows > 1)
     if counts:
         parts = [f"{count} of {len(texts)} need {windows}" for windows, count in sorted(counts.items())]
-        told = f"captions longer than one window of tokens: {', '.join(parts)}"
+        told = f"texts longer than one window of tokens: {', '.join(parts)}"
         session.notes([f"{told}; all are encoded with {model.num_windows}"])
 
 

@@ -228,7 +228,7 @@ def test_help_names_the_exit_codes_and_imports_little():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    for words in ("exit codes:", "--recover", "--name", "--log", "--check", "--schema"):
+    for words in ("exit codes:", "--recover", "--name", "--log", "--rescan", "--check", "--schema"):
         assert words in result.stdout
 
 

@@ -93,24 +93,24 @@ class _Reader:
         kind = self.source.extension if self.source.listed is None else "in the list"
         hint = self._hint(total)
         findings.odd(
-            "data.no_caption",
             self.folder,
             f"{len(self.missing)} of {total} pictures have no caption ({kind}) "
             "and there is no default_caption",
             dict.fromkeys(self.missing, f"has no caption ({kind})"),
             hint=hint,
+            code="data.no_caption",
         )
         findings.odd(
-            "data.empty_caption",
             self.folder,
             f"{len(self.empty)} of {total} pictures have an empty caption and there is no default_caption",
             dict.fromkeys(self.empty, "its caption is empty"),
+            code="data.empty_caption",
         )
         findings.odd(
-            "data.no_short_caption",
             self.folder,
             f"{len(self.without_short)} of {total} pictures have no caption_short, so their caption is used",
             dict.fromkeys(self.without_short, "has no caption_short"),
+            code="data.no_short_caption",
         )
         if self.with_default:
             counted = f"{len(self.with_default)} of {total} pictures have no caption of their own"
@@ -137,7 +137,7 @@ def _replaced(
         changed = {name: tidy(text.replace(old, new)) for name, text in captions.items() if old in text}
         if not changed:
             message = f"'{old}' (of '{old}|{new}') is in no caption of {folder}"
-            findings.odd_setting("data.replacement", message, "replacements")
+            findings.odd_setting(message, "replacements", code="data.replacement")
         captions = captions | changed
     return captions
 
@@ -157,4 +157,6 @@ def note_orphans(
         if path.with_suffix("") not in owners and path.stem != FOLDER_DEFAULT
     )
     told = f"{len(orphans)} caption files have no picture of their name"
-    findings.odd("data.orphan_caption", folder, told, dict.fromkeys(orphans, "has no picture of its name"))
+    findings.odd(
+        folder, told, dict.fromkeys(orphans, "has no picture of its name"), code="data.orphan_caption"
+    )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -38,11 +39,11 @@ class Coverage:
         """One line: how often, and the pictures that were shown least."""
         fewest, most = min(self.times.values()), max(self.times.values())
         often = f"{fewest} to {most} times (median {median(self.times.values()):g})"
-        line = f"{len(self.times)} pictures were shown {often if most > fewest else f'{most} times each'}"
+        line = f"{len(self.times)} pictures were shown {often if most > fewest else f'{_times(most)} each'}"
         if not self.least:
             return line
-        shown = f"only {fewest} times" if fewest else "never"
-        return f"{line}; {shown}: {first_names(self.least)}"
+        shown = f"only {_times(fewest)}" if fewest else "never"
+        return f"{line}; {shown}: {first_names(Path(path).name for path in self.least)}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: the figures, and every picture."""
@@ -59,6 +60,10 @@ class Coverage:
                 for (dataset, path), times in self.times.items()
             ],
         }
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def count_showings(items: Sequence[MediaItem], order: EpochOrder, position: int) -> Coverage:

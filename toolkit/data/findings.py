@@ -19,11 +19,11 @@ class Findings:
 
     def odd(
         self,
-        code: str,
         folder: Path,
         told: str,
         files: Mapping[str, str],
         *,
+        code: str,
         shown: Iterable[str] | None = None,
         hint: str = "",
     ) -> None:
@@ -42,7 +42,7 @@ class Findings:
         else:
             self.notes.append(f"{folder}: {told}: {first_names(shown or files)}{hint}")
 
-    def odd_setting(self, code: str, message: str, key: str) -> None:
+    def odd_setting(self, message: str, key: str, *, code: str) -> None:
         """A setting that does not fit the files: a note, or a problem if strict."""
         if self.strict:
             self.problems.append(Problem(code, message, key=key))

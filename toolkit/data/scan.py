@@ -138,7 +138,7 @@ def _note_unread(folder: Path, files: list[str], findings: Findings) -> list[str
     unread = [name for name in files if Path(name).suffix.lower() in UNREAD_SUFFIXES]
     remedy = "; convert pictures to png, jpg or webp to use them"
     told = f"{len(unread)} files of kinds that are not read"
-    findings.odd("data.unread_file", folder, told, dict.fromkeys(unread, "is not read"), hint=remedy)
+    findings.odd(folder, told, dict.fromkeys(unread, "is not read"), hint=remedy, code="data.unread_file")
     return unread
 
 
@@ -179,7 +179,7 @@ def _inspect_all(
     odd = {name: "; ".join(fact.remarks) for name, fact in facts.items() if fact.remarks}
     shown = [f"{name}: {remark}" for name, remark in odd.items()]
     told = f"{len(odd)} pictures are not shown whole or as they are meant"
-    findings.odd("data.odd_picture", folder, told, odd, shown=shown)
+    findings.odd(folder, told, odd, shown=shown, code="data.odd_picture")
     return facts
 
 
@@ -235,22 +235,22 @@ def _note_sizes_and_copies(
             factors[name] = max(factor, factors.get(name, 0.0))
     worst = max(factors.values(), default=0.0)
     findings.odd(
-        "data.enlarged",
         folder,
         f"{len(factors)} of {len(facts)} pictures are smaller than their bucket and enlarged, "
         f"up to {worst:.2f} times",
         {name: f"is smaller than its bucket and enlarged {f:.2f} times" for name, f in factors.items()},
+        code="data.enlarged",
     )
     same: dict[str, list[str]] = {}
     for name, fact in facts.items():
         same.setdefault(fact.sha256, []).append(name)
     copies = {names[0]: names[1:] for names in same.values() if len(names) > 1}
     findings.odd(
-        "data.duplicate",
         folder,
         f"{len(copies)} pictures are there more than once",
         {name: f"is the same picture as {first_names(others)}" for name, others in copies.items()},
         shown=[" = ".join([name, *others]) for name, others in copies.items()],
+        code="data.duplicate",
     )
 
 

@@ -88,7 +88,7 @@ def name_of(value: Any) -> str:
 
 def test_every_section_is_visited():
     assert {TrainConfig, EMAConfig, NetworkKwargs, SaveConfig, LoggingConfig, SampleItem} <= set(SECTIONS)
-    assert len(NOT_YET) > 150
+    assert len(NOT_YET) > 100
 
 
 @pytest.mark.parametrize(("section", "key"), NOT_YET, ids=name_of)
@@ -200,7 +200,15 @@ def test_whole_numbers_may_be_floats(written):
         (DatasetConfig, {"caption_dropout_rate": 1.5}),
         (DatasetConfig, {"alpha_color": [0, 0, 256]}),
         (DatasetConfig, {"alpha_color": [0, 0]}),
-        (DatasetConfig, {"folder_path": "list.json"}),
+        (DatasetConfig, {"replacements": ["a"]}),
+        (DatasetConfig, {"replacements": ["|a"]}),
+        (DatasetConfig, {"replacements": ["a|b|c"]}),
+        (DatasetConfig, {"random_triggers": "no_such_file.txt"}),
+        (DatasetConfig, {"random_triggers": [""]}),
+        (DatasetConfig, {"random_triggers_max": 0}),
+        (DatasetConfig, {"token_dropout_rate": 1.5}),
+        (DatasetConfig, {"keep_tokens": -1}),
+        (DatasetConfig, {"caption_variants": 0}),
         (ModelConfig, {"arch": "cogview4"}),
         (ModelConfig, {"is_v2": True}),
         (ModelConfig, {"is_xl": True, "arch": "sd15"}),

@@ -1,19 +1,13 @@
-"""Captions: reading, trigger words, dropout."""
+"""Captions: reading and trigger words."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
 import pytest
 
-from toolkit.data.captions import insert_trigger, read_caption
-from toolkit.data.items import Bucket, MediaItem, Placement
+from toolkit.data.captions import Caption, insert_trigger, read_caption
 from toolkit.errors import DatasetError
-
-
-def item(caption: str, rate: float = 0.0) -> MediaItem:
-    return MediaItem("1", Path("a.png"), "0", caption, "d", Bucket(8, 8), Placement(8, 8, 0, 0), rate)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +24,7 @@ def item(caption: str, rate: float = 0.0) -> MediaItem:
 def test_text_files(tmp_path: Path, data: bytes, expected: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(data)
-    assert read_caption(path) == expected
+    assert read_caption(path) == Caption(expected)
 
 
 def test_no_file_is_not_an_empty_caption(tmp_path: Path) -> None:
@@ -60,16 +54,29 @@ def test_a_folder_in_place_of_the_caption(tmp_path: Path) -> None:
         read_caption(tmp_path / "a.txt")
 
 
-def test_json_captions(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"caption": "a  cat", "caption_short": " cat"}', Caption("a cat", "cat")),
+        ('{"caption": "a cat", "other": 3}', Caption("a cat")),
+        ('{"caption_short": "cat"}', Caption("", "cat")),
+        ('{"caption": null, "caption_short": null}', Caption("")),
+        ('"a dog"', Caption("a dog")),
+        (" \n", Caption("")),
+    ],
+)
+def test_json_captions(tmp_path: Path, text: str, expected: Caption) -> None:
     path = tmp_path / "a.json"
-    path.write_text('{"caption": "a cat", "caption_short": "cat"}')
-    assert read_caption(path) == "a cat"
-    path.write_text('"a dog"')
-    assert read_caption(path) == "a dog"
-    for wrong in ("{", '{"caption": 3}', "[1]"):
-        path.write_text(wrong)
-        with pytest.raises(DatasetError, match=r"a\.json"):
-            read_caption(path)
+    path.write_text(text)
+    assert read_caption(path) == expected
+
+
+@pytest.mark.parametrize("text", ["{", '{"caption": 3}', '{"caption_short": ["a"]}', "[1]", "7", "null"])
+def test_json_of_another_form_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=r"a\.json"):
+        read_caption(path)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +101,3 @@ def test_json_captions(tmp_path: Path) -> None:
 )
 def test_trigger_words(caption: str, trigger: str | None, prepend: bool, expected: str) -> None:
     assert insert_trigger(caption, trigger, prepend=prepend) == expected
-
-
-def test_dropout_removes_the_whole_caption_at_its_rate() -> None:
-    texts = [final_caption(item("sks cat", 0.3), Random(seed)) for seed in range(4000)]
-    assert set(texts) == {"", "sks cat"}
-    assert texts.count("") / len(texts) == pytest.approx(0.3, abs=0.03)
-
-
-def test_dropout_never_and_always() -> None:
-    assert {final_caption(item("x", 0.0), Random(seed)) for seed in range(200)} == {"x"}
-    assert {final_caption(item("x", 1.0), Random(seed)) for seed in range(200)} == {""}
-
-
-def test_possible_captions_are_what_can_be_drawn() -> None:
-    assert possible_captions([item("a"), item("b"), item("a")]) == ["a", "b"]
-    assert possible_captions([item("a", 0.5), item("b", 1.0)]) == ["a", ""]

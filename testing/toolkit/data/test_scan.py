@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from toolkit.data import scan as scan_module
-from toolkit.data.items import Bucket
+from toolkit.data.items import Bucket, CaptionRules
 from toolkit.data.scan import ScanResult, item_id, scan_dataset
 from toolkit.errors import DatasetError
 
@@ -118,7 +119,8 @@ def test_captions_trigger_and_default(folder: Path, scan: Scan) -> None:
     draw(folder / "c.png", 3)
     result = scan(default_caption="a  cat", trigger_word="sks")
     assert [item.caption for item in result.items] == ["a photo of sks", "sks a cat", "sks a cat"]
-    assert result.notes == []
+    [note] = result.notes
+    assert "2 of 3 pictures have no caption of their own" in note
     reg = scan(default_caption="a cat", trigger_word="sks", is_reg=True)
     assert [item.caption for item in reg.items] == ["a photo of sks", "a cat", "a cat"]
     assert all(item.is_reg for item in reg.items)
@@ -180,7 +182,6 @@ def test_a_resolution_given_twice_counts_once(folder: Path, scan: Scan) -> None:
 def test_settings_reach_the_items(folder: Path, scan: Scan) -> None:
     draw(folder / "a.png", size=(80, 40))
     settings = {
-        "caption_dropout_rate": 0.25,
         "loss_multiplier": 0.5,
         "network_weight": 0.75,
         "alpha_color": (1, 2, 3),
@@ -188,6 +189,9 @@ def test_settings_reach_the_items(folder: Path, scan: Scan) -> None:
     [item] = scan(**settings).items
     assert {key: getattr(item, key) for key in settings} == settings
     assert item.dataset == "cats"
+    rules = CaptionRules(dropout_rate=0.25, keep_tokens=2)
+    [ruled] = scan(caption_rules=rules, trigger_word="sks", is_reg=True).items
+    assert ruled.caption_rules == replace(rules, trigger_word="sks", prepend_trigger=False)
     assert scan(name="other").items[0].dataset == "other"
     assert item.bucket != Bucket(32, 32)
     assert scan(use_buckets=False).items[0].bucket == Bucket(32, 32)
@@ -290,6 +294,24 @@ def test_a_second_scan_opens_no_picture(folder: Path, scan: Scan, monkeypatch: p
     assert len(opened) == 6
     assert second.items[3].sha256 != first.items[3].sha256
     assert [a == b for a, b in zip(first.items, second.items, strict=True)] == [True] * 3 + [False, True]
+
+
+def test_a_rescan_opens_every_picture_and_is_remembered(
+    folder: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number in range(3):
+        draw(folder / f"{number}.png", number)
+    age(folder)
+    first = scan()
+    # A memo that lies, as after a disk's silent fault: only looking at the files again can tell.
+    [memo] = (tmp_path / "memo" / "images").iterdir()
+    memo.write_text(memo.read_text().replace(first.items[0].sha256, "0" * 64))
+    assert scan().items[0].sha256 == "0" * 64
+    opened = count_opens(monkeypatch)
+    assert scan(rescan=True) == first
+    assert len(opened) == 3
+    assert scan() == first
+    assert len(opened) == 3
 
 
 def test_a_swapped_picture_of_equal_size_and_time_is_noticed(folder: Path, scan: Scan) -> None:
