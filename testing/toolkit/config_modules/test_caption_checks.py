@@ -96,3 +96,10 @@ def test_strictness_of_the_process_is_that_of_datasets_without_their_own():
     assert strict(job({"strict": True}))
     assert not strict(job({"strict": True}, strict=False))
     assert strict(job(strict=True))
+
+
+def test_the_other_spelling_of_caption_ext_is_tidied_too():
+    data = yaml.safe_load(job(caption_type="json"))
+    del data["config"]["process"][0]["datasets"][0]["caption_ext"]
+    [process] = load(yaml.safe_dump(data)).config.process
+    assert process.datasets[0].caption_ext == ".json"
