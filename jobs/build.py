@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.embedding import EmbeddingConfig
+from toolkit.config_modules.loop import WHOLE_EPOCH
 from toolkit.config_modules.model import ModelConfig
 from toolkit.config_modules.process import DiffusionProcess, SliderProcess, TrainProcess, VaeProcess
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from toolkit.stable_diffusion_model import StableDiffusion
-    from toolkit.training.ema import ExponentialMovingAverage
+    from toolkit.training.ema import Averages
     from toolkit.training.run_state import RunIdentity
     from toolkit.training.trainer import Losses, Trainer, TrainerSettings
 
@@ -205,40 +206,70 @@ def trainer(
     parameters: dict[str, nn.Parameter],
     made: Accelerator,
     losses: Losses,
+    *,
+    order: EpochOrder,
 ) -> Trainer:
     """The loop over `parameters`, still without batches."""
     from toolkit.training.ema import ExponentialMovingAverage
     from toolkit.training.lr_schedules import make_schedule
     from toolkit.training.optimizers import make_optimizer
-    from toolkit.training.trainer import Trainer
+    from toolkit.training.rounding import RoundedWeights
+    from toolkit.training.trainer import Trainer, TrainingState
 
-    train = section.train
+    train, average = section.train, section.train.ema_config
+    rounded = RoundedWeights(parameters) if in_bfloat16(section) else None
+    micro_batches = accumulation(section, order)
+    start = train.start_step or 0
     return Trainer(
-        trainer_settings(section),
+        trainer_settings(section, micro_batches),
         losses=losses,
         parameters=parameters,
-        optimizer=make_optimizer(train.optimizer, groups, lr=train.lr, params=train.optimizer_params),
-        schedule=make_schedule(train.lr_scheduler, train.lr_scheduler_params),
+        optimizer=make_optimizer(
+            train.optimizer,
+            rounded.groups(groups) if rounded else groups,
+            lr=train.lr,
+            params=train.optimizer_params,
+            named=rounded.stand_ins if rounded else parameters,
+        ),
+        schedule=make_schedule(train.lr_scheduler, train.lr_scheduler_params, lr=train.lr),
         batches=iter(()),
         accelerator=made,
-        ema=ExponentialMovingAverage(parameters, train.ema_config.ema_decay)
-        if train.ema_config.use_ema
+        ema=ExponentialMovingAverage(
+            parameters,
+            average.ema_decay,
+            feedback=average.use_feedback,
+            multiplier=average.param_multiplier,
+        )
+        if average.use_ema
         else None,
+        state=TrainingState(step=start, position=start * micro_batches),
+        rounded=rounded,
     )
 
 
-def trainer_settings(section: TrainingSection) -> TrainerSettings:
-    """The plain numbers of the loop."""
+def trainer_settings(section: TrainingSection, micro_batches: int) -> TrainerSettings:
+    """The plain numbers of the loop; a step has so many micro-batches."""
     from toolkit.training.trainer import TrainerSettings
 
     train = section.train
     return TrainerSettings(
         steps=train.steps,
-        accumulation=train.gradient_accumulation,
+        accumulation=micro_batches,
         max_grad_norm=train.max_grad_norm or None,
         seed=seed(section),
         skip_non_finite=train.on_non_finite == "skip",
     )
+
+
+def accumulation(section: TrainingSection, order: EpochOrder) -> int:
+    """Micro-batches of an optimizer step: as many as the section says, or a whole epoch of them."""
+    wanted = section.train.gradient_accumulation
+    return order.num_batches if wanted == WHOLE_EPOCH else wanted
+
+
+def in_bfloat16(section: TrainingSection) -> bool:
+    """Whether the weights that are trained are kept in bfloat16."""
+    return isinstance(section, DiffusionProcess) and section.train.full_bf16
 
 
 def embedding_section(section: DiffusionProcess) -> EmbeddingConfig | None:
@@ -289,13 +320,13 @@ def identity(section: TrainingSection, order: EpochOrder, nature: dict[str, Any]
         num_items=order.num_items,
         batches_per_epoch=order.num_batches,
         batch_size=section.train.batch_size,
-        accumulation=section.train.gradient_accumulation,
+        accumulation=accumulation(section, order),
     )
 
 
-def averaged(ema: ExponentialMovingAverage | None) -> AbstractContextManager[None]:
+def averaged(averages: Averages | None) -> AbstractContextManager[None]:
     """A context in which the model has its averaged weights, if there are any."""
-    return ema.applied() if ema is not None else nullcontext()
+    return averages.applied() if averages is not None else nullcontext()
 
 
 def with_seed(request: SampleRequest) -> SampleRequest:

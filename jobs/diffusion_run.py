@@ -58,7 +58,7 @@ def load_for_training(section: DiffusionProcess, session: Session) -> tuple[Trai
     """The model with what is trained on it. Raises UserError, or JobStopped if stopped meanwhile."""
     session.phase("loading", f"Loading model {section.model.name_or_path}")
     accelerator = build.accelerator(section)
-    check_optimizer(section.train.optimizer, section.train.optimizer_params)
+    check_optimizer(section.train.optimizer, section.train.optimizer_params, device=accelerator.device)
     trained = load_trained_model(section, accelerator)
     check_objective(trained.model.objective.name, section)
     session.notes(trained.notes)
@@ -77,11 +77,13 @@ def train(
     program: Program,
 ) -> None:
     """Run the loop over the program to its end. Raises JobStopped if it was stopped early."""
-    trainer = build.trainer(section, trained.groups, trained.parameters, accelerator, program.losses)
+    trainer = build.trainer(
+        section, trained.groups, trained.parameters, accelerator, program.losses, order=program.data.order
+    )
 
     def save_model(path: Path, step: int) -> Path:
         epoch = program.data.epoch_of(trainer.state.position)
-        with build.averaged(trainer.ema):
+        with build.averaged(trainer.averages):
             return save_trained(
                 loaded, section, trained, path, step=step, epoch=epoch, num_images=program.num_pictures
             )
@@ -125,7 +127,7 @@ def _preview(
     from toolkit.training.previews import preview_context, render
 
     requests = program.requests(step)
-    with preview_context(trained.model, ema=trainer.ema, autocast=trainer.accelerator.autocast):
+    with preview_context(trained.model, averages=trainer.averages, autocast=trainer.accelerator.autocast):
         pictures = render(trained.model, requests, network=trained.network)
         told = session.each(pictures, "Generating images", total=len(requests))
         recipes = [build.recipe(request, section.model, step=step) for request in requests]

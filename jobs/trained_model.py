@@ -82,12 +82,13 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
     """Load the base and attach what is trained. Raises ModelError or ConfigError.
 
     With an embedding but no network, its vectors alone are trained.
-    A frozen base is kept in `model.dtype`; what is trained stays float32, and the forward pass runs in
-    `train.dtype` by autocast.
+    A frozen base is kept in `model.dtype`; what is trained stays float32 (a whole model bfloat16 if
+    `train.full_bf16`), and the forward pass runs in `train.dtype` by autocast.
     """
     train, model, embedding = section.train, section.model, build.embedding_section(section)
     whole = section.network is None and embedding is None
-    dtype = torch.float32 if whole else build.torch_dtype(model.dtype or train.dtype)
+    learned = torch.bfloat16 if train.full_bf16 else torch.float32
+    dtype = learned if whole else build.torch_dtype(model.dtype or train.dtype)
     sd = build.load_model(
         model,
         dtype=dtype,

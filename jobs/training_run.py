@@ -154,6 +154,7 @@ class TrainingRun:
         numbers = torch.stack([torch.stack([r.loss.float(), r.grad_norm.float()]) for r in reports]).tolist()
         per_epoch = self.identity.batches_per_epoch
         for report, (loss, grad_norm) in zip(reports, numbers, strict=True):
+            adapted = {} if report.adapted_lr is None else {"adapted_lr": float(report.adapted_lr)}
             self.session.metrics.write(
                 step=report.step,
                 epoch=(report.position - 1) // per_epoch,
@@ -161,11 +162,14 @@ class TrainingRun:
                 lr=report.lr,
                 grad_norm=round(grad_norm, 6),
                 seconds=round(report.seconds, 4),
+                **adapted,
             )
         loss = sum(row[0] for row in numbers) / len(numbers)
+        newest = reports[-1]
+        rate = newest.lr if newest.adapted_lr is None else float(newest.adapted_lr)
         if self.bar is not None:
-            self.bar.update(reports[-1].step, loss=loss, lr=reports[-1].lr)
-        self.session.status.update(loss=loss, lr=reports[-1].lr)
+            self.bar.update(newest.step, loss=loss, lr=rate)
+        self.session.status.update(loss=loss, lr=rate)
 
     # -- saving -------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading the autoencoder of {section.model.name_or_path}")
         accelerator, seed = build.accelerator(section), build.seed(section)
-        check_optimizer(section.train.optimizer, section.train.optimizer_params)
+        check_optimizer(section.train.optimizer, section.train.optimizer_params, device=accelerator.device)
         vae = load_autoencoder(
             build.model_path(section.model), from_config=section.model.from_config, seed=seed
         )
@@ -58,17 +58,23 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
         session.say(f"training {sum(p.numel() for p in parameters.values()) / 1e6:.2f} M weights")
         weights = VaeLossWeights(**section.vae_loss.model_dump())
         groups = [{"params": list(parameters.values())}]
+        order = EpochOrder(scan.items, section.train.batch_size, seed)
         trainer = build.trainer(
-            section, groups, parameters, accelerator, lambda batch: vae_losses(vae, batch, weights)
+            section,
+            groups,
+            parameters,
+            accelerator,
+            lambda batch: vae_losses(vae, batch, weights),
+            order=order,
         )
 
         def save_model(path: Path, step: int) -> Path:
-            with build.averaged(trainer.ema):
+            with build.averaged(trainer.averages):
                 vae.register_to_config(scaling_factor=round(1.0 / latent_std(vae, _probe(scan.items)), 6))
                 return save_autoencoder(vae, path, dtype=build.torch_dtype(section.save.dtype))
 
         def preview(step: int) -> int:
-            with build.averaged(trainer.ema), torch.no_grad():
+            with build.averaged(trainer.averages), torch.no_grad():
                 pairs = session.each(_pairs(vae, chosen), "Reconstructing", total=len(chosen))
                 return write_previews(session.folder, step, pairs, section.sample.format)
 

@@ -16,10 +16,10 @@ from toolkit.config_modules.embedding_checks import check_embedding, unread_besi
 from toolkit.config_modules.explain import shown
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.job import AnyProcess
-from toolkit.config_modules.loop import LoopConfig
 from toolkit.config_modules.loss_checks import check_losses, check_weights, unread_settings
 from toolkit.config_modules.names import FLOW_SAMPLERS
 from toolkit.config_modules.network_checks import check_network, unread_network_settings
+from toolkit.config_modules.optimizer_checks import advice, check_loop, check_rates
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
@@ -33,7 +33,6 @@ from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.models.geometry import read_json
 from toolkit.paths import DATASETS_ROOT, resolve_model, resolve_path
-from toolkit.training.lr_schedules import make_schedule
 
 Finding = tuple[Location, str, str, str | None]
 
@@ -63,10 +62,11 @@ def _finding(location: Location, code: str, message: str, remedy: str | None = N
 def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
     if not isinstance(process, GenerateProcess):
-        yield from _check_loop(process.train)
+        yield from check_loop(process.train)
     if isinstance(process, DiffusionProcess):
         yield from _check_trained_parts(process)
         yield from _check_text_cache(process)
+        yield from check_rates(process)
         yield from check_losses(process)
         yield from check_network(process)
         objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
@@ -118,11 +118,12 @@ def process_notes(process: AnyProcess) -> list[str]:
         if process.network is not None:
             network, told = process.network, unread_network_settings(process)
             unread |= {("network", key): (network, why) for key, why in told.items()}
-    return [
+    told = [
         f"{dotted(location)}: {shown(getattr(section, str(location[-1])))} has no effect: {reason}"
         for location, (section, reason) in unread.items()
         if is_set(section, str(location[-1]))
     ]
+    return told if isinstance(process, GenerateProcess) else told + advice(process.train)
 
 
 def check_folders(raw: Mapping[str, Any]) -> Iterator[Finding]:
@@ -162,15 +163,6 @@ def _folders(parent: Path) -> list[Path]:
 def _check_file(name: str, location: Location) -> Iterator[Finding]:
     if not resolve_path(name).is_file():
         yield _finding(location, "config.missing_file", f"file {name} does not exist")
-
-
-def _check_loop(loop: LoopConfig) -> Iterator[Finding]:
-    try:
-        make_schedule(loop.lr_scheduler, loop.lr_scheduler_params, total=loop.steps)
-    except ConfigError as error:
-        for problem in error.problems:
-            location = tuple((problem.key or "train.lr_scheduler_params").split("."))
-            yield location, problem.code, problem.message, problem.remedy
 
 
 def _check_trained_parts(process: DiffusionProcess) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Float, Int, Section, one_of
@@ -14,21 +14,41 @@ from toolkit.config_modules.names import (
     LR_SCHEDULERS,
     OPTIMIZERS,
     OPTIMIZERS_NOT_YET,
+    RATE_FREE,
 )
+
+WHOLE_EPOCH = -1  # as gradient_accumulation: the micro-batches of an epoch make one step
 
 Dtype = Annotated[str, *one_of("dtype", DTYPES, DTYPES_NOT_YET)]
 
 
+def _micro_batches(value: int) -> int:
+    """At least 1, or WHOLE_EPOCH."""
+    if value < 1 and value != WHOLE_EPOCH:
+        raise PydanticCustomError(
+            "micro_batches", "must be at least 1, or -1 for an epoch, not {value}", {"value": value}
+        )
+    return value
+
+
 class EMAConfig(Section):
     """Exponential moving average of the trained weights."""
-
-    NOT_YET: ClassVar = {"use_feedback": False, "param_multiplier": 1.0}
 
     use_ema: bool = Field(
         False, description="Keep a moving average of the trained weights; it is saved and previewed."
     )
     ema_decay: Float = Field(
         0.999, ge=0, lt=1, description="Share of the old average kept at each step, in [0, 1)."
+    )
+    use_feedback: bool = Field(
+        False,
+        description="Draw the weights towards their average at every step, ten times as fast as it moves.",
+    )
+    param_multiplier: Float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of the trained weights after every step; 0.9999 shrinks them slowly.",
     )
 
 
@@ -39,14 +59,22 @@ class LoopConfig(Section):
 
     steps: Int = Field(1000, ge=1, description="Optimizer steps of the whole run.")
     batch_size: Int = Field(1, ge=1, description="Pictures per micro-batch, all of one bucket.")
-    gradient_accumulation: Int = Field(
+    gradient_accumulation: Annotated[Int, AfterValidator(_micro_batches)] = Field(
         1,
-        ge=1,
-        description="Micro-batches per optimizer step; a step sees batch_size times this many pictures.",
+        description="Micro-batches per optimizer step; a step sees batch_size times this many pictures. "
+        "-1: all of an epoch.",
     )
-    lr: Float = Field(1e-6, ge=0, description="Peak learning rate.")
+    start_step: Int | None = Field(
+        None, ge=0, description="Number of the step that a new run begins after (null: 0)."
+    )
+    lr: Float = Field(
+        1e-6,
+        ge=0,
+        description="Peak learning rate. Left out it is 1 for optimizers that estimate the rate themselves "
+        "(prodigy, dadapt...), where it is a factor.",
+    )
     optimizer: Annotated[str, *one_of("optimizer", OPTIMIZERS, OPTIMIZERS_NOT_YET)] = Field(
-        "adamw", description="Optimizer by name; the 8-bit ones need bitsandbytes and a GPU."
+        "adamw", description="Optimizer by name; docs/optimizers.md tells them apart."
     )
     optimizer_params: dict[str, Any] = Field(
         {}, description="The optimizer's own keywords, such as weight_decay or betas."
@@ -56,7 +84,8 @@ class LoopConfig(Section):
     )
     lr_scheduler_params: dict[str, Any] = Field(
         {},
-        description="The schedule's own keywords: num_warmup_steps (updates), num_cycles, step_size.",
+        description="The schedule's own keywords, such as num_warmup_steps (updates; for every schedule), "
+        "min_lr, num_cycles, step_size: docs/optimizers.md.",
     )
     max_grad_norm: Float = Field(
         1.0, ge=0, description="Gradients are scaled down to this global L2 norm; 0 does not clip."
@@ -83,9 +112,8 @@ class LoopConfig(Section):
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Refuse the legacy accumulation over a whole epoch by its own name."""
-        if str(data.get("gradient_accumulation")) == "-1":
-            raise PydanticCustomError(
-                "not_yet", "gradient_accumulation_steps: -1 (an epoch) is not supported yet"
-            )
+        """A rate of 1 for optimizers that find the rate themselves."""
+        name = str(data.get("optimizer")).strip().lower()
+        if "lr" not in data and OPTIMIZERS.get(name) in RATE_FREE:
+            data = {**data, "lr": 1.0}
         return data

@@ -50,17 +50,41 @@ SAMPLERS = {
 SAMPLERS_NOT_YET = ("custom_lcm", "mean_flow", "lms", "k_lms")  # lms needs scipy
 FLOW_SAMPLERS = ("flowmatch", "euler", "ddim", "dpmsolver++")  # the ones that sample a flow-matching model
 
-# Equal to the tables in toolkit/training (a test compares them); those import torch, a config check must not.
-OPTIMIZERS = (
-    "adamw", "adam", "sgd", "adagrad", "adafactor", "adamw8bit", "adam8bit", "lion8bit", "prodigy",
+# Equal to the tables in toolkit/training (a test compares them); those import torch, which a check must not.
+_OPTIMIZERS = (
+    "adamw", "adam", "sgd", "adagrad", "rmsprop", "adafactor",
+    "lion", "tiger", "came", "muon", "ademamix", "adopt", "stableadamw", "ranger", "adan", "lamb",
+    "adabelief", "soap",
+    "adamwschedulefree", "sgdschedulefree", "radamschedulefree",
+    "prodigy", "dadaptadam", "dadaptlion", "dadaptadan", "dadaptsgd", "dadaptadagrad",
+    "adamw8bit", "adam8bit", "lion8bit", "ademamix8bit", "adagrad8bit", "rmsprop8bit", "sgd8bit", "lamb8bit",
+    "pagedadamw", "pagedadamw8bit", "pagedlion8bit", "pagedademamix8bit",
 )  # fmt: skip
-OPTIMIZERS_NOT_YET = (
-    "adam8", "adamw8", "ademamix8bit", "lion", "prodigy8bit", "dadaptation", "dadaptationadam",
-    "dadaptationlion", "dadaptadam", "dadaptlion", "automagic", "automagic2", "automagic3",
-)  # fmt: skip
-LR_SCHEDULERS = (
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "step",
-)  # fmt: skip
+# Other spellings, of ai-toolkit, kohya's scripts, OneTrainer and pytorch-optimizer -> the name here.
+_OPTIMIZER_ALIASES = {
+    "adamw8": "adamw8bit", "adam8": "adam8bit", "dadaptation": "dadaptadam", "dadaptationadam": "dadaptadam",
+    "dadaptationlion": "dadaptlion", "schedulefreeadamw": "adamwschedulefree",
+    "schedulefreesgd": "sgdschedulefree", "schedulefreeradam": "radamschedulefree",
+    "schedule_free_adamw": "adamwschedulefree", "schedule_free_sgd": "sgdschedulefree",
+    "adamw_8bit": "adamw8bit", "adam_8bit": "adam8bit", "lion_8bit": "lion8bit",
+    "ademamix_8bit": "ademamix8bit", "adagrad_8bit": "adagrad8bit", "rmsprop_8bit": "rmsprop8bit",
+    "sgd_8bit": "sgd8bit", "lamb_8bit": "lamb8bit",
+    "dadapt_adam": "dadaptadam", "dadapt_lion": "dadaptlion", "dadapt_adan": "dadaptadan",
+    "dadapt_sgd": "dadaptsgd", "dadapt_ada_grad": "dadaptadagrad",
+}  # fmt: skip
+# Every spelling of an optimizer -> its name in toolkit/training/optimizers.py.
+OPTIMIZERS = {name: name for name in _OPTIMIZERS} | _OPTIMIZER_ALIASES
+OPTIMIZERS_NOT_YET = ("prodigy8bit", "automagic", "automagic2", "automagic3", "sophia", "sophiah")
+# They estimate the rate while training: `lr` is a factor on the estimate, 1.0 is usual, one for all weights.
+RATE_FREE = ("prodigy", "dadaptadam", "dadaptlion", "dadaptadan", "dadaptsgd", "dadaptadagrad")
+# They train one set of weights and hand out an average of them.
+SCHEDULE_FREE = ("adamwschedulefree", "sgdschedulefree", "radamschedulefree")
+LR_SCHEDULERS = {
+    "constant": "constant", "constant_with_warmup": "constant_with_warmup", "linear": "linear",
+    "cosine": "cosine", "cosine_with_restarts": "cosine_with_restarts",
+    "cosine_with_hard_restarts": "cosine_with_restarts", "polynomial": "polynomial", "step": "step",
+    "rex": "rex",
+}  # fmt: skip
 
 # Equal to the tables in toolkit/diffusion (a test compares them); every spelling -> its name.
 TIMESTEP_TYPES = (
@@ -69,9 +93,9 @@ TIMESTEP_TYPES = (
 TIMESTEP_TYPES_NOT_YET = ("next_sample", "two_step", "four_step", "eight_step")
 LOSS_TYPES = {
     "mse": "mse", "l2": "mse", "mae": "mae", "l1": "mae",
-    "huber": "huber", "smooth_l1": "smooth_l1", "pseudo_huber": "pseudo_huber",
+    "huber": "huber", "smooth_l1": "smooth_l1", "pseudo_huber": "pseudo_huber", "wavelet": "wavelet",
 }  # fmt: skip
-LOSS_TYPES_NOT_YET = ("wavelet", "stepped", "mean_flow", "pixelspace")
+LOSS_TYPES_NOT_YET = ("stepped", "mean_flow", "pixelspace")
 
 # Every spelling of a network type -> its name in toolkit/networks/catalogue.py.
 NETWORK_TYPES = {

@@ -52,7 +52,7 @@ class TrainConfig(LoopConfig):
         "prompt_dropout_prob": 0.0, "prompt_saturation_chance": 0.0,
         "do_prior_divergence": False, "correct_pred_norm": False, "pred_scaler": 1.0, "target_norm_std": None,
         "do_guidance_loss": False, "bypass_guidance_embedding": False,
-        "start_step": None, "unload_text_encoder": False,
+        "unload_text_encoder": False,
         "short_and_long_captions": False, "short_and_long_captions_encoder_split": False,
         "single_item_batching": False, "merge_network_on_save": False,
         "free_u": False, "weight_jitter": 0.0, "switch_boundary_every": 1, "do_paramiter_swapping": False,
@@ -100,6 +100,11 @@ class TrainConfig(LoopConfig):
     )
     train_unet: bool = Field(True, description="Train the denoiser.")
     train_text_encoder: bool = Field(False, description="Train the text encoders.")
+    full_bf16: bool = Field(
+        False,
+        description="Keep the weights of a full fine-tune in bfloat16 and round their updates stochastically "
+        "(arXiv:2010.06192): half the memory. Else they are float32, whatever the dtype of the forward pass.",
+    )
     noise_scheduler: Annotated[
         Literal["ddpm", "flowmatch"],
         *one_of("noise scheduler", _NOISE_TABLES, ("lcm", "custom_lcm", "mean_flow")),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
+from torch import nn
 
 from toolkit.errors import ConfigError, Problem
 from toolkit.registry import Registry
@@ -18,11 +21,41 @@ OPTIMIZERS = Registry(
         "adam": "torch.optim:Adam",
         "sgd": "torch.optim:SGD",
         "adagrad": "torch.optim:Adagrad",
+        "rmsprop": "torch.optim:RMSprop",
         "adafactor": "transformers.optimization:Adafactor",
+        "lion": "pytorch_optimizer:Lion",
+        "tiger": "pytorch_optimizer:Tiger",
+        "came": "pytorch_optimizer:CAME",
+        "muon": "pytorch_optimizer:Muon",
+        "ademamix": "pytorch_optimizer:AdEMAMix",
+        "adopt": "pytorch_optimizer:ADOPT",
+        "stableadamw": "pytorch_optimizer:StableAdamW",
+        "ranger": "pytorch_optimizer:Ranger",
+        "adan": "pytorch_optimizer:Adan",
+        "lamb": "pytorch_optimizer:Lamb",
+        "adabelief": "pytorch_optimizer:AdaBelief",
+        "soap": "pytorch_optimizer:SOAP",
+        "adamwschedulefree": "pytorch_optimizer:ScheduleFreeAdamW",
+        "sgdschedulefree": "pytorch_optimizer:ScheduleFreeSGD",
+        "radamschedulefree": "pytorch_optimizer:ScheduleFreeRAdam",
+        "prodigy": "prodigyopt:Prodigy",
+        "dadaptadam": "pytorch_optimizer:DAdaptAdam",
+        "dadaptlion": "pytorch_optimizer:DAdaptLion",
+        "dadaptadan": "pytorch_optimizer:DAdaptAdan",
+        "dadaptsgd": "pytorch_optimizer:DAdaptSGD",
+        "dadaptadagrad": "pytorch_optimizer:DAdaptAdaGrad",
         "adamw8bit": "bitsandbytes.optim:AdamW8bit",
         "adam8bit": "bitsandbytes.optim:Adam8bit",
         "lion8bit": "bitsandbytes.optim:Lion8bit",
-        "prodigy": "prodigyopt:Prodigy",
+        "ademamix8bit": "bitsandbytes.optim:AdEMAMix8bit",
+        "adagrad8bit": "bitsandbytes.optim:Adagrad8bit",
+        "rmsprop8bit": "bitsandbytes.optim:RMSprop8bit",
+        "sgd8bit": "bitsandbytes.optim:SGD8bit",
+        "lamb8bit": "bitsandbytes.optim:LAMB8bit",
+        "pagedadamw": "bitsandbytes.optim:PagedAdamW",
+        "pagedadamw8bit": "bitsandbytes.optim:PagedAdamW8bit",
+        "pagedlion8bit": "bitsandbytes.optim:PagedLion8bit",
+        "pagedademamix8bit": "bitsandbytes.optim:PagedAdEMAMix8bit",
     },
 )
 
@@ -33,57 +66,99 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw8bit": {"eps": 1e-6},
     "adam8bit": {"eps": 1e-6},
     "sgd": {"fused": True},
+    "sgd8bit": {"momentum": 0.9},  # there is no kernel without
     "adafactor": {"relative_step": False, "scale_parameter": False, "warmup_init": False},
+    # Moonlight's scale (arXiv:2502.16982): matrices move as far as AdamW would move them at the same rate.
+    "muon": {"use_adjusted_lr": True},
+    # Else pytorch-optimizer climbs the gradient for five steps, where RAdam has no second moment yet.
+    "ranger": {"degenerated_to_sgd": True},
 }
-PACKAGES = {"bitsandbytes": "bitsandbytes", "prodigyopt": "prodigyopt"}
+PACKAGES = {
+    "bitsandbytes": "bitsandbytes",
+    "prodigyopt": "prodigyopt",
+    "pytorch_optimizer": "pytorch-optimizer",
+}
 
-
-_NEEDS_GPU = "bitsandbytes"  # its kernels, so that a step cannot be tried on the processor
-_OWN_ARGUMENTS = ("params", "self", "lr")  # given by the trainer
+TRIAL_SHAPE = (64, 64)  # the least that bitsandbytes keeps in 8 bits
+_OWN_ARGUMENTS = ("params", "self", "lr", "adamw_lr")  # given by the trainer
 _WRONG_VALUE = (TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def make_optimizer(
-    name: str, groups: Sequence[Mapping[str, Any]], *, lr: float, params: Mapping[str, Any] | None = None
+    name: str,
+    groups: Sequence[Mapping[str, Any]],
+    *,
+    lr: float,
+    params: Mapping[str, Any] | None = None,
+    named: Mapping[str, nn.Parameter] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer `name` over parameter groups; `params` are its own keywords.
 
-    groups: dicts with "params" and optionally "lr". Raises ConfigError as check_optimizer does.
+    groups: dicts with "params" and optionally "lr". named: the names of the parameters, by which Muon tells
+    matrices from tables of vectors. Raises ConfigError as check_optimizer does.
     """
     check_optimizer(name, params)
-    made: torch.optim.Optimizer = _factory(name)(
-        [dict(group) for group in groups], lr=lr, **_keywords(name, params or {})
-    )
-    return made
+    return _build(name, groups, lr=lr, given=params or {}, named=named or {})
 
 
-def check_optimizer(name: str, params: Mapping[str, Any] | None = None) -> None:
-    """Try the optimizer `name` with its keywords on a weight of its own; needs no model.
+def check_optimizer(
+    name: str, params: Mapping[str, Any] | None = None, *, device: torch.device | str = "cpu"
+) -> None:
+    """Try the optimizer `name` with its keywords on a weight of its own on a device; needs no model.
 
-    Raises ConfigError for an unknown name or keyword, a value that does not work, or a package that is not
-    installed.
+    Raises ConfigError for an unknown name or keyword, a value that does not work, a package that is not
+    installed, or a device that the optimizer has no kernels for.
     """
     given = dict(params or {})
-    factory = _factory(name)
-    known = [key for key in inspect.signature(factory).parameters if key not in _OWN_ARGUMENTS]
+    known = settings_of(_factory(name)) - set(_OWN_ARGUMENTS)
     problems = [
         Problem(
             "config.unknown_key",
             f"{name} has no parameter '{key}'",
             key=f"train.optimizer_params.{key}",
-            remedy="the rate is train.lr" if key == "lr" else f"it has {', '.join(known)}",
+            remedy="the rate is train.lr" if key in _OWN_ARGUMENTS else f"it has {', '.join(sorted(known))}",
         )
         for key in given
         if key not in known
     ]
     if problems:
         raise ConfigError(problems)
-    whole = _failure(name, given)
+    whole = _failure(name, given, device)
     if whole is None:
         return
-    alone = {key: reason for key, value in given.items() if (reason := _failure(name, {key: value}))}
+    usual = _failure(name, {}, device)
+    if usual is not None:
+        raise ConfigError(_cannot_run(name, device, usual))
+    alone = {key: reason for key, value in given.items() if (reason := _failure(name, {key: value}, device))}
     wrong = [_bad_value(name, f".{key}", f"{given[key]!r} does", reason) for key, reason in alone.items()]
     raise ConfigError(wrong or [_bad_value(name, "", f"{given} do", whole)])
+
+
+def settings_of(factory: Callable[..., Any]) -> set[str]:
+    """The names of an optimizer's keywords; those swallowed by a **kwargs are not among them."""
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {p.name for p in inspect.signature(factory).parameters.values() if p.kind not in kinds}
+
+
+def split_for_muon(
+    groups: Sequence[Mapping[str, Any]], named: Mapping[str, nn.Parameter]
+) -> list[dict[str, Any]]:
+    """Every group in two: matrices, which Muon makes orthogonal, and the rest, which AdamW takes.
+
+    Matrices are weights of two dimensions (arXiv:2502.16982), LoRA's among them, but no tables of vectors:
+    those whose name holds "embed". Convolutions, biases and norms go to AdamW. Empty halves are left out.
+    """
+    tables = {id(parameter) for name, parameter in named.items() if "embed" in name.lower()}
+    halves = []
+    for group in groups:
+        matrices = [p for p in group["params"] if p.ndim == 2 and id(p) not in tables]
+        chosen = {id(parameter) for parameter in matrices}
+        rest = [p for p in group["params"] if id(p) not in chosen]
+        halves += [
+            {**group, "params": matrices, "use_muon": True},
+            {**group, "params": rest, "use_muon": False},
+        ]
+    return [half for half in halves if half["params"]]
 
 
 def _factory(name: str) -> Callable[..., Any]:
@@ -103,6 +178,23 @@ def _factory(name: str) -> Callable[..., Any]:
     return factory
 
 
+def _build(
+    name: str,
+    groups: Sequence[Mapping[str, Any]],
+    *,
+    lr: float,
+    given: Mapping[str, Any],
+    named: Mapping[str, nn.Parameter],
+) -> torch.optim.Optimizer:
+    # Each group names its rate: Muon gives groups without one two different rates.
+    own = [{"lr": lr, **group} for group in groups]
+    if name.lower() == "muon":
+        own = split_for_muon(own, named)
+    with redirect_stdout(io.StringIO()):  # Prodigy prints what it was given
+        made: torch.optim.Optimizer = _factory(name)(own, lr=lr, **_keywords(name, given))
+    return made
+
+
 def _keywords(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """What is given over what is usual."""
     usual = dict(DEFAULTS.get(name.lower(), {}))
@@ -111,18 +203,23 @@ def _keywords(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return usual | dict(given)
 
 
-def _failure(name: str, given: Mapping[str, Any]) -> str | None:
+def _failure(name: str, given: Mapping[str, Any], device: torch.device | str) -> str | None:
     """Why the optimizer cannot take a step with these keywords, or None if it can."""
-    factory = _factory(name)
-    weight = torch.nn.Parameter(torch.zeros(1))
-    weight.grad = torch.ones(1)
+    weight = nn.Parameter(torch.zeros(TRIAL_SHAPE, device=device))
+    weight.grad = torch.ones_like(weight)
     try:
-        optimizer = factory([{"params": [weight]}], lr=1e-3, **_keywords(name, given))
-        if not factory.__module__.startswith(_NEEDS_GPU) and not given.get("capturable"):
+        optimizer = _build(name, [{"params": [weight]}], lr=1e-3, given=given, named={})
+        if not given.get("capturable"):
             optimizer.step()
     except _WRONG_VALUE as error:
         return str(error) or type(error).__name__
     return None
+
+
+def _cannot_run(name: str, device: torch.device | str, reason: str) -> Problem:
+    message = f"{name} does not run on {device}: {reason}"
+    remedy = "use optimizer: adamw, or another device"
+    return Problem("config.optimizer_device", message, key="train.optimizer", remedy=remedy)
 
 
 def _bad_value(name: str, key: str, subject: str, reason: str) -> Problem:

@@ -15,14 +15,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from toolkit.config_modules.sample import SampleRequest
     from toolkit.models.base import Architecture
-    from toolkit.training.ema import ExponentialMovingAverage
+    from toolkit.training.ema import Averages
 
 
 @contextmanager
 def preview_context(
     architecture: Architecture,
     *,
-    ema: ExponentialMovingAverage | None = None,
+    averages: Averages | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[None]:
     """Ready the model for sampling and put everything back: a preview leaves the next loss bit-equal.
@@ -37,8 +37,8 @@ def preview_context(
         stack.enter_context(torch.random.fork_rng(enabled=True))
         stack.enter_context(torch.no_grad())
         stack.enter_context(autocast())
-        if ema is not None:
-            stack.enter_context(ema.applied())
+        if averages is not None:
+            stack.enter_context(averages.applied())
         for root in roots:
             root.eval()
         try:

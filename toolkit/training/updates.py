@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import Problem, RunError
+from toolkit.training.optimizers import settings_of
+from toolkit.training.rounding import RoundedWeights
 
-# Keys of a parameter group that a config sets. Others are state: Prodigy keeps its estimated rate there.
-SETTINGS = {"lr", "weight_decay", "betas", "eps", "momentum", "fused", "foreach"}
+# Keys of a parameter group that its maker sets, beside the optimizer's own keywords. Others are state:
+# Prodigy keeps its estimated rate there.
+SETTINGS = {"lr", "use_muon"}
 
 
 class GuardedOptimizer:
@@ -18,12 +21,18 @@ class GuardedOptimizer:
 
     Fused optimizers take the verdict as a device tensor (the `found_inf` that torch's GradScaler hands them)
     and skip weights and moments on the device. Others have no such entrance, and there the host must
-    read the verdict before each update.
+    read the verdict before each update. rounded: the weights, where they are kept in bfloat16.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+        rounded: RoundedWeights | None = None,
+    ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
+        self.rounded = rounded
         fused = any(group.get("fused") for group in optimizer.param_groups)
         self.peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.on_device = fused and getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -38,12 +47,20 @@ class GuardedOptimizer:
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             try:
-                self.optimizer.step()
+                self._apply()
             finally:
                 del self.optimizer.grad_scale, self.optimizer.found_inf  # type: ignore[attr-defined]
         elif bool(finite):
-            self.optimizer.step()
+            self._apply()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.rounded is not None:
+            self.rounded.drop_gradients()
+
+    def _apply(self) -> None:
+        if self.rounded is not None:
+            self.rounded.step(self.optimizer, self.optimizer.step)
+        else:
+            self.optimizer.step()
 
     def set_lr(self, factor: float) -> float:
         """Set every group's rate to factor times its own peak; returns the first group's."""
@@ -51,11 +68,21 @@ class GuardedOptimizer:
             group["lr"] = peak * factor
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def adapted_rate(self) -> float | Tensor | None:
+        """The rate that an optimizer estimates itself (times the one it is given); None for others.
+
+        A tensor () stays on the device.
+        """
+        group = self.optimizer.param_groups[0]
+        rate: float | Tensor | None = group["d"] * group["lr"] if "d" in group else None
+        return rate
+
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue from a saved state; what a config sets (weight decay, betas ...) is the present one's."""
         present = self.optimizer.state_dict()["param_groups"]
+        settings = SETTINGS | settings_of(type(self.optimizer))
         groups = [
-            group | {key: now[key] for key in SETTINGS & now.keys()}
+            group | {key: now[key] for key in settings & now.keys() - {"params"}}
             for group, now in zip(saved["param_groups"], present, strict=True)
         ]
         self.optimizer.load_state_dict(saved | {"param_groups": groups})

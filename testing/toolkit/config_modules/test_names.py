@@ -17,7 +17,10 @@ from toolkit.config_modules.names import (
     FLOW_SAMPLERS,
     LR_SCHEDULERS,
     OPTIMIZERS,
+    OPTIMIZERS_NOT_YET,
+    RATE_FREE,
     SAMPLERS,
+    SCHEDULE_FREE,
 )
 from toolkit.errors import ConfigError
 from toolkit.models.shared.samplers import make_scheduler
@@ -61,8 +64,10 @@ def test_dtypes_are_torch_dtypes():
 
 
 def test_optimizers_and_schedules_are_those_of_the_trainer():
-    assert list(OPTIMIZERS) == OPTIMIZER_TABLE.names()
-    assert set(LR_SCHEDULERS) == set(SCHEDULES)
+    assert list(dict.fromkeys(OPTIMIZERS.values())) == OPTIMIZER_TABLE.names()
+    assert set(LR_SCHEDULERS.values()) == set(SCHEDULES)
+    assert {*RATE_FREE, *SCHEDULE_FREE} <= set(OPTIMIZER_TABLE)
+    assert not set(OPTIMIZERS) & set(OPTIMIZERS_NOT_YET)
 
 
 def test_architectures_come_from_the_catalogue():

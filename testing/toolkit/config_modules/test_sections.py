@@ -167,7 +167,7 @@ def test_whole_numbers_may_be_floats(written):
         (LoopConfig, {"lr": "fast"}),
         (LoopConfig, {"batch_size": 0}),
         (LoopConfig, {"gradient_accumulation": 0}),
-        (LoopConfig, {"gradient_accumulation_steps": -1}),
+        (LoopConfig, {"gradient_accumulation_steps": -2}),
         (LoopConfig, {"gradient_accumulation_steps": 2, "gradient_accumulation": 4}),
         (LoopConfig, {"max_grad_norm": -1}),
         (LoopConfig, {"dtype": "float8"}),
@@ -239,6 +239,7 @@ def test_impossible_values_are_refused(section, values):
         (DatasetConfig, {"resolution": 64}, "resolution", [64]),
         (DatasetConfig, {"resolution": [64, 96.0]}, "resolution", [64, 96]),
         (LoopConfig, {"gradient_accumulation_steps": 4}, "gradient_accumulation", 4),
+        (LoopConfig, {"gradient_accumulation_steps": -1}, "gradient_accumulation", -1),
         (
             LoopConfig,
             {"gradient_accumulation_steps": 4, "gradient_accumulation": 4},
