@@ -83,6 +83,7 @@ def prepare_data(
         make_noise=noise_maker(section.train),
         consistent_noise=section.train.force_consistent_noise,
         reg_weight=section.train.reg_weight,
+        noise_candidates=section.train.optimal_noise_pairing_samples,
     )
     order = EpochOrder(items, section.train.batch_size, seed)
     if order.num_short:

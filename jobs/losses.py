@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jobs.guide import Guide, make_guide
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.config_modules.train import TrainConfig
 from toolkit.data.items import Batch, MediaItem
@@ -60,7 +61,8 @@ def _reworded(caption: str, trigger: str, name: str) -> str:
 def extra_prompts(section: DiffusionProcess, captions: Iterable[str]) -> list[str]:
     """Prompts that the loss needs beside the captions, each once, in order: what to encode ahead."""
     terms = preservations(section)
-    return list(dict.fromkeys(term.rewrite(caption) for caption in captions for term in terms))
+    reworded = [term.rewrite(caption) for caption in captions for term in terms]
+    return list(dict.fromkeys([*reworded, *make_guide(section).prompts]))
 
 
 def noise_maker(train: TrainConfig) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -138,12 +140,15 @@ def make_losses(section: DiffusionProcess, trained: TrainedModel, prompts: Promp
         device=trained.device,
         network=trained.network,
         condition=conditioner(trained.model, prompts),
-        criterion=make_criterion(train.loss_type, c=train.huber_c, schedule=train.huber_schedule),
+        criterion=make_criterion(
+            train.loss_type, c=train.huber_c, schedule=train.huber_schedule, detail=train.wavelet_detail
+        ),
         weighting=weighting(train),
         multipliers=Multipliers(train.img_multiplier, train.latent_multiplier, train.noisy_latent_multiplier),
         preservations=preservations(section),
         mask_prior=train.inverted_mask_prior_multiplier if train.inverted_mask_prior else 0.0,
         guidance=train.differential_guidance_scale if train.do_differential_guidance else None,
+        guide=make_guide(section),
     )
 
 
@@ -177,6 +182,7 @@ class LossProgram:
     preservations: Sequence[Preservation] = ()
     mask_prior: float = 0.0
     guidance: float | None = None
+    guide: Guide = Guide()
 
     def __call__(self, batch: Batch) -> ItemLosses | Generator[ItemLosses, None, None]:
         """The losses of a batch that is still on the CPU."""
@@ -204,18 +210,37 @@ class LossProgram:
             conditioning = self.condition(batch.captions)
         conditioning = self._of_items(conditioning, batch)
         masked = self.mask_prior > 0 and batch.mask is not None
-        base = self._base(noised, conditioning) if masked else None
+        based = masked or self.guide.match_base > 0
+        base = self._base(noised, conditioning) if based else None
         prediction = self.model.predict(noised.noisy, noised.t, conditioning)
-        target = noised.target
+        prediction, target = self._shaped(batch, noised, prediction, base)
         if self.guidance is not None:
             # Beyond the target as seen from here; the prediction in it is a constant of this step.
             now = prediction.detach().float()
             target = now + self.guidance * (target - now)
         losses = self._errors(prediction, target, noised, mask=batch.mask)
-        if base is None or batch.mask is None:
+        if base is None or batch.mask is None or not masked:
             return losses
         left_out = 1 - batch.mask
         return losses.plus(self._errors(prediction, base, noised, mask=left_out), self.mask_prior)
+
+    def _shaped(
+        self, batch: Batch, noised: Noised, prediction: Tensor, base: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What is compared: the prediction with guidance and corrections, and where it should be."""
+        import torch
+
+        def predict(prompts: Sequence[str]) -> Tensor:
+            conditioning = self._of_items(self.condition(prompts), batch)
+            return self.model.predict(noised.noisy, noised.t, conditioning)
+
+        if not self.guide.wanted:
+            return prediction, noised.target
+        target = noised.target
+        if self.guide.aims_beyond:
+            with torch.no_grad():
+                target = self.guide.beyond(batch, target, predict)
+        return self.guide.corrected(batch, prediction, target, base, predict), target
 
     def _preserved(self, batch: Batch, noised: Noised, term: Preservation) -> ItemLosses:
         """term.weight times how far the prediction for the rewritten prompts is from the base model's."""

@@ -62,7 +62,7 @@ class LoopConfig(Section):
     gradient_accumulation: Annotated[Int, AfterValidator(_micro_batches)] = Field(
         1,
         description="Micro-batches per optimizer step; a step sees batch_size times this many pictures. "
-        "-1: all of an epoch.",
+        "-1: all of an epoch, which must fit into memory.",
     )
     start_step: Int | None = Field(
         None, ge=0, description="Number of the step that a new run begins after (null: 0)."

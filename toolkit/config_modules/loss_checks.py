@@ -6,17 +6,23 @@ from collections.abc import Iterator
 
 from toolkit.config_modules.base import Location
 from toolkit.config_modules.process import DiffusionProcess
+from toolkit.config_modules.train import TrainConfig
+from toolkit.paths import resolve_path
 
 Finding = tuple[Location, str, str, str | None]
 
 _CONFLICT = "config.conflict"
 # Weightings that are one choice: each says how much a noise level counts.
 _SNR_WEIGHTS = ("min_snr_gamma", "snr_gamma", "debiased_estimation_loss")
-_PRIORS = ("diff_output_preservation", "blank_prompt_preservation", "inverted_mask_prior")
+# Terms that need the base model's own prediction.
+_PRIORS = (
+    "diff_output_preservation", "blank_prompt_preservation", "inverted_mask_prior", "correct_pred_norm",
+)  # fmt: skip
 
 _PARAMETERS = {
     "diff_output_preservation": ("diff_output_preservation_multiplier", "diff_output_preservation_class"),
     "do_differential_guidance": ("differential_guidance_scale",),
+    "do_guidance_loss": ("guidance_loss_target", "do_guidance_loss_cfg_zero", "unconditional_prompt"),
 }
 
 
@@ -24,6 +30,7 @@ def check_losses(process: DiffusionProcess) -> Iterator[Finding]:
     """Everything wrong between settings of noise, noise levels and loss, whatever the model predicts."""
     yield from _check_levels(process)
     yield from _check_priors(process)
+    yield from _check_guidance(process)
     if process.train.diff_output_preservation:
         yield from _check_class(process)
     weights = _snr_weights(process)
@@ -52,12 +59,15 @@ def unread_settings(process: DiffusionProcess) -> dict[str, str]:
     """Keys of `train` that have no effect beside the others -> why."""
     train = process.train
     unread: dict[str, str] = {}
-    for switch in (*_PRIORS, "do_differential_guidance"):
+    for switch in (*_PRIORS, "do_differential_guidance", "do_guidance_loss"):
         if not getattr(train, switch):
             keys = _PARAMETERS.get(switch, (f"{switch}_multiplier",))
             unread |= dict.fromkeys(keys, f"only counts with {switch}")
     if train.loss_type in ("mse", "mae"):
         unread |= dict.fromkeys(("huber_c", "huber_schedule"), "only counts with a Huber loss_type")
+    if train.loss_type != "wavelet":
+        unread["wavelet_detail"] = "only counts with loss_type: wavelet"
+    unread |= _unread_guidance(train)
     if train.timestep_type != "shift":
         unread["discrete_flow_shift"] = "only counts with timestep_type: shift"
     if not any(dataset.is_reg for dataset in process.datasets):
@@ -66,6 +76,40 @@ def unread_settings(process: DiffusionProcess) -> dict[str, str]:
     if train.multires_noise_iterations == 0:
         unread["multires_noise_discount"] = "only counts with multires_noise_iterations"
     return unread
+
+
+def _unread_guidance(train: TrainConfig) -> dict[str, str]:
+    """Keys of guidance while training that have no effect."""
+    if not (train.do_cfg or train.do_random_cfg):
+        keys = ("cfg_scale", "max_cfg_scale", "cfg_rescale", "negative_prompt")
+        return dict.fromkeys(keys, "only counts with do_cfg or do_random_cfg")
+    if not train.do_random_cfg:
+        return {"max_cfg_scale": "only counts with do_random_cfg"}
+    if train.max_cfg_scale is not None:
+        return {"cfg_scale": "do_random_cfg draws up to max_cfg_scale"}
+    return {}
+
+
+def _check_guidance(process: DiffusionProcess) -> Iterator[Finding]:
+    train = process.train
+    if (train.do_cfg or train.do_random_cfg) and train.largest_cfg_scale == 1:
+        key = "do_random_cfg" if train.do_random_cfg else "do_cfg"
+        message = "does nothing at a scale of 1"
+        yield ("train", key), _CONFLICT, message, "set cfg_scale, 3 for example"
+    negative = train.negative_prompt
+    if negative is not None and negative.lower().endswith(".txt") and not resolve_path(negative).is_file():
+        yield ("train", "negative_prompt"), "config.missing_file", f"file {negative} does not exist", None
+    paired = train.optimal_noise_pairing_samples > 1
+    uncached = [
+        each for each in process.datasets if not each.cache_latents and not each.cache_latents_to_disk
+    ]
+    if paired and uncached:
+        message = "needs cached latents, which the noises are compared with"
+        location = ("train", "optimal_noise_pairing_samples")
+        yield location, _CONFLICT, message, "set cache_latents: true for every dataset"
+    if paired and train.force_consistent_noise:
+        message = "cannot be combined with force_consistent_noise"
+        yield ("train", "optimal_noise_pairing_samples"), _CONFLICT, message, "keep one of them"
 
 
 def _snr_weights(process: DiffusionProcess) -> list[str]:

@@ -21,8 +21,6 @@ from toolkit.config_modules.names import (
 _NOISE_TABLES = {name: "ddpm" for name in SAMPLERS if name not in ("flowmatch", "lcm")} | {
     "flowmatch": "flowmatch"
 }
-_NO_CFG = "only counts with do_cfg or do_random_cfg"
-_NO_GUIDANCE = "only counts with do_guidance_loss"
 _NO_CONTROLNET = "only counts with controlnet_use"
 _NO_FEATURES = "only counts with a feature extractor"
 _TORCH_ATTENTION = "attention always runs through torch's own scaled_dot_product_attention"
@@ -45,13 +43,12 @@ class TrainConfig(LoopConfig):
         "train_turbo": False, "attention_backend": "native",
         "num_train_timesteps": 1000,
         "loss_target": "noise", "learnable_snr_gos": False, "dynamic_noise_offset": False,
-        "optimal_noise_pairing_samples": 1, "blended_blur_noise": False,
+        "blended_blur_noise": False,
         "adaptive_scaling_factor": False, "standardize_images": False, "standardize_latents": False,
-        "match_noise_norm": False,
-        "do_cfg": False, "do_random_cfg": False, "negative_prompt": None,
+        "max_negative_prompts": 1, "guidance_loss_schedule": "constant",
         "prompt_dropout_prob": 0.0, "prompt_saturation_chance": 0.0,
-        "do_prior_divergence": False, "correct_pred_norm": False, "pred_scaler": 1.0, "target_norm_std": None,
-        "do_guidance_loss": False, "bypass_guidance_embedding": False,
+        "do_prior_divergence": False, "target_norm_std": None,
+        "bypass_guidance_embedding": False,
         "unload_text_encoder": False,
         "short_and_long_captions": False, "short_and_long_captions_encoder_split": False,
         "single_item_batching": False, "merge_network_on_save": False,
@@ -66,11 +63,6 @@ class TrainConfig(LoopConfig):
         "sdp": (False, _TORCH_ATTENTION), "xformers": (False, _TORCH_ATTENTION),
         "train_refiner": (True, "the supported models have no refiner"),
         "next_sample_timesteps": (8, "only counts with timestep_type: next_sample"),
-        "cfg_scale": (1.0, _NO_CFG), "max_cfg_scale": (None, _NO_CFG), "cfg_rescale": (None, _NO_CFG),
-        "max_negative_prompts": (1, "only counts with negative_prompt"),
-        "correct_pred_norm_multiplier": (1.0, "only counts with correct_pred_norm"),
-        "guidance_loss_target": (3.0, _NO_GUIDANCE), "do_guidance_loss_cfg_zero": (False, _NO_GUIDANCE),
-        "guidance_loss_schedule": ("constant", _NO_GUIDANCE), "unconditional_prompt": ("", _NO_GUIDANCE),
         "paramiter_swapping_factor": (0.1, "only counts with do_paramiter_swapping"),
         "latent_feature_loss_weight": (1.0, _NO_FEATURES),
         "latent_feature_extractor_loss_weight": (1.0, _NO_FEATURES),
@@ -158,12 +150,18 @@ class TrainConfig(LoopConfig):
         description="Weight by 1 / sqrt(SNR) (arXiv:2310.08442); true is exact, kohya another for v.",
     )
     loss_type: Annotated[
-        Literal["mse", "mae", "huber", "smooth_l1", "pseudo_huber"],
+        Literal["mse", "mae", "huber", "smooth_l1", "pseudo_huber", "wavelet"],
         *one_of("loss type", LOSS_TYPES, LOSS_TYPES_NOT_YET),
     ] = Field(
         "mse",
         description="Distance between prediction and target: mse (squared), mae (absolute), or squared for "
-        "small and absolute for large differences: huber, smooth_l1, pseudo_huber.",
+        "small and absolute for large differences: huber, smooth_l1, pseudo_huber; or wavelet: squared, with the "
+        "fine details counted more.",
+    )
+    wavelet_detail: Float | None = Field(
+        None,
+        ge=0,
+        description="How much details count in loss_type: wavelet beside the rest (null: 2; 1 is mse).",
     )
     huber_c: Float | None = Field(
         None, gt=0, le=1, description="Where a Huber loss turns (null: 0.1, for pseudo_huber 0.01)."
@@ -201,6 +199,13 @@ class TrainConfig(LoopConfig):
     random_noise_shift: Float = Field(
         0.0, ge=0, description="Spread of a random shift of the noise of whole channels."
     )
+    optimal_noise_pairing_samples: Int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Noises drawn for each item, of which the nearest to its latents is taken "
+        "(arXiv:2406.12303); needs cached latents.",
+    )
     zero_terminal_snr: bool = Field(
         False,
         description="Rescale the noise table so that it ends in pure noise (arXiv:2305.08891); needs v.",
@@ -230,6 +235,47 @@ class TrainConfig(LoopConfig):
         False, description="Aim beyond the target: prediction + scale (target - prediction)."
     )
     differential_guidance_scale: Float = Field(3.0, description="Scale of do_differential_guidance.")
+    do_guidance_loss: bool = Field(
+        False,
+        description="Aim beyond the target, away from the prediction without a prompt: "
+        "u + guidance_loss_target (target - u).",
+    )
+    guidance_loss_target: Float | Annotated[list[Float], Field(min_length=2, max_length=2)] = Field(
+        3.0, description="Scale of do_guidance_loss, or two between which one is drawn for each item."
+    )
+    do_guidance_loss_cfg_zero: bool = Field(
+        False, description="Scale u to come as near to the target as it can first (arXiv:2503.18886)."
+    )
+    unconditional_prompt: Text = Field("", description="The prompt of u in do_guidance_loss.")
+    do_cfg: bool = Field(
+        False,
+        description="Train with classifier-free guidance: the prediction that is compared is "
+        "n + cfg_scale (prediction - n), n for negative_prompt.",
+    )
+    do_random_cfg: bool = Field(
+        False, description="The same at a scale drawn for each item between 1 and max_cfg_scale."
+    )
+    cfg_scale: Float = Field(1.0, description="Scale of do_cfg.")
+    max_cfg_scale: Float | None = Field(
+        None, ge=1, description="Largest scale of do_random_cfg (null: cfg_scale)."
+    )
+    cfg_rescale: Float = Field(
+        0.0, ge=0, le=1, description="How far guidance keeps the spread of its prediction (arXiv:2305.08891)."
+    )
+    negative_prompt: Text | None = Field(
+        None,
+        description="Prompt of n, or a text file with one on each line, drawn for each item (null: empty).",
+    )
+    pred_scaler: Float = Field(1.0, description="Factor of the prediction before it is compared.")
+    match_noise_norm: bool = Field(
+        False, description="Scale the prediction to the norm of its target before it is compared."
+    )
+    correct_pred_norm: bool = Field(
+        False, description="Bring mean and spread of the prediction's channels to the base model's first."
+    )
+    correct_pred_norm_multiplier: Float = Field(
+        1.0, ge=0, description="Share of the way that correct_pred_norm goes."
+    )
     cache_text_embeddings: bool = Field(
         False, description="Encode every caption once and set the text encoders aside; for all datasets."
     )
@@ -244,6 +290,12 @@ class TrainConfig(LoopConfig):
         if "timestep_type" not in data and data.get("noise_scheduler", "ddpm") != "flowmatch":
             data = {**data, "timestep_type": "linear"}
         return data
+
+    @property
+    def largest_cfg_scale(self) -> float:
+        """The largest scale that do_cfg and do_random_cfg come to."""
+        random = self.do_random_cfg and self.max_cfg_scale is not None
+        return self.max_cfg_scale if random and self.max_cfg_scale is not None else self.cfg_scale
 
     @property
     def denoiser_lr(self) -> float:

@@ -37,7 +37,8 @@ class BatchMaker:
     latent_shape: bucket -> (C, h, w), or None for batches without noise. sample_t: (generator, item) ->
     t () or None. make_noise: ((C, h, w), generator) -> noise of the target and what is mixed in; with
     consistent_noise an item has the same noise in every epoch. reg_weight: factor of the losses of
-    regularisation items.
+    regularisation items. noise_candidates: noises drawn for each item, of which the nearest to its latents is
+    taken (arXiv:2406.12303, here for each item alone); where there are no latents it is the first.
     Latents come from the cache if it has those of the whole batch, else the batch holds pixels.
     """
 
@@ -54,6 +55,7 @@ class BatchMaker:
         make_noise: MakeNoise = plain_noise,
         consistent_noise: bool = False,
         reg_weight: float = 1.0,
+        noise_candidates: int = 1,
     ) -> None:
         self.items = tuple(items)
         self.seed = seed
@@ -65,6 +67,7 @@ class BatchMaker:
         self._make_noise = make_noise
         self._consistent_noise = consistent_noise
         self._reg_weight = reg_weight
+        self._noise_candidates = noise_candidates
 
     def make(self, indices: Sequence[int], epoch: int) -> Batch:
         """The batch of these items, on the CPU, float32. Raises ValueError unless they share one bucket."""
@@ -73,7 +76,7 @@ class BatchMaker:
             raise ValueError(f"a batch needs items of exactly one bucket, got {[i.bucket for i in items]}")
         captions = tuple(self.caption(item, epoch) for item in items)
         latents = self._latents(items)
-        noise, mixed_noise = self._noise(items, epoch)
+        noise, mixed_noise = self._noise(items, epoch, latents)
         if latents is not None and noise is not None and latents.shape != noise.shape:
             raise ValueError(f"latents {tuple(latents.shape)} where {tuple(noise.shape)} were expected")
         return Batch(
@@ -104,16 +107,34 @@ class BatchMaker:
     def _weight(self, item: MediaItem) -> float:
         return item.loss_multiplier * (self._reg_weight if item.is_reg else 1.0)
 
-    def _noise(self, items: Sequence[MediaItem], epoch: int) -> tuple[Tensor | None, Tensor | None]:
+    def _noise(
+        self, items: Sequence[MediaItem], epoch: int, latents: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Noise of the targets and, unless it is the same, what is mixed in; each (B, C, h, w)."""
         if self._latent_shape is None:
             return None, None
         shape = self._latent_shape(items[0].bucket)
         epoch = 0 if self._consistent_noise else epoch
         generators = (keyed_generator("noise", self.seed, epoch, item.id) for item in items)
-        pairs = [self._make_noise(shape, generator) for generator in generators]
+        pairs = [
+            self._nearest(shape, generator, None if latents is None else latents[index])
+            for index, generator in enumerate(generators)
+        ]
         mixed = None if all(a is b for a, b in pairs) else torch.stack([mixed for _, mixed in pairs])
         return torch.stack([noise for noise, _ in pairs]), mixed
+
+    def _nearest(
+        self, shape: tuple[int, int, int], generator: torch.Generator, latents: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Of some draws the one whose mixed noise is nearest to latents (C, h, w); the first draw is as ever."""
+        pairs = [
+            self._make_noise(shape, generator)
+            for _ in range(1 if latents is None else self._noise_candidates)
+        ]
+        if len(pairs) == 1 or latents is None:
+            return pairs[0]
+        distances = [float((mixed - latents).square().sum()) for _, mixed in pairs]
+        return pairs[distances.index(min(distances))]
 
     def _t(self, items: Sequence[MediaItem], epoch: int) -> Tensor | None:
         if self._sample_t is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from toolkit.diffusion.objectives import Objective
 
@@ -28,6 +29,35 @@ def mse(prediction: Tensor, target: Tensor, objective: Objective, t: Tensor) -> 
 def mae(prediction: Tensor, target: Tensor, objective: Objective, t: Tensor) -> Tensor:
     """Absolute error (B, ...)."""
     return (prediction - target).abs()
+
+
+def wavelet(detail: float) -> Criterion:
+    """Squared error in the bands of a Haar transform, those of detail counted `detail` times.
+
+    Every 2 x 2 block of the difference is split into its coarse part and three details (horizontal, vertical,
+    diagonal), orthonormally: with detail 1 the sum is that of mse, to the last digits. A block's error is
+    spread evenly over its places; at an odd edge the last row or column is its own neighbour.
+    """
+    if detail < 0:
+        raise ValueError(f"detail must be at least 0, got {detail}")
+
+    def criterion(prediction: Tensor, target: Tensor, objective: Objective, t: Tensor) -> Tensor:
+        difference = prediction - target
+        rows, columns = difference.shape[-2:]
+        flat = difference.flatten(0, -3)[:, None]
+        padded = functional.pad(flat, (0, columns % 2, 0, rows % 2), mode="replicate")
+        bands = functional.conv2d(padded, _haar(difference), stride=2) ** 2
+        energy = bands[:, :1] + detail * bands[:, 1:].sum(1, keepdim=True)
+        places = functional.interpolate(energy / 4, scale_factor=2, mode="nearest")
+        return places[:, 0, :rows, :columns].reshape(difference.shape)
+
+    return criterion
+
+
+def _haar(like: Tensor) -> Tensor:
+    """The orthonormal Haar filters (4, 1, 2, 2): mean, horizontal, vertical and diagonal difference."""
+    filters = [[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]
+    return torch.tensor(filters, dtype=like.dtype, device=like.device)[:, None] / 2
 
 
 def constant_threshold(c: float) -> Threshold:
@@ -97,15 +127,23 @@ ROBUST: dict[str, tuple[Callable[[Threshold], Criterion], float, str]] = {
 }
 
 
-def make_criterion(name: str, *, c: float | None = None, schedule: str | None = None) -> Criterion:
-    """The criterion of a name. c in (0, 1] and its schedule (constant, exponential, snr) are for robust ones.
+WAVELET_DETAIL = 2.0  # how much the details of `wavelet` count where a config does not say
 
+
+def make_criterion(
+    name: str, *, c: float | None = None, schedule: str | None = None, detail: float | None = None
+) -> Criterion:
+    """The criterion of a name. c in (0, 1] and its schedule (constant, exponential, snr) are for robust ones,
+
+    detail is for wavelet.
     Raises ValueError for an unknown name or schedule, or a c out of range.
     """
     if name in PLAIN:
         return PLAIN[name]
+    if name == "wavelet":
+        return wavelet(WAVELET_DETAIL if detail is None else detail)
     if name not in ROBUST:
-        raise ValueError(f"unknown criterion {name!r}; known: {', '.join([*PLAIN, *ROBUST])}")
+        raise ValueError(f"unknown criterion {name!r}; known: {', '.join([*PLAIN, *ROBUST, 'wavelet'])}")
     form, usual_c, usual_schedule = ROBUST[name]
     c = usual_c if c is None else c
     schedule = usual_schedule if schedule is None else schedule

@@ -137,42 +137,30 @@ class Trainer:
         """One optimizer step over `accumulation` micro-batches. Never waits for the device."""
         started = time.perf_counter()
         lr = self.updates.set_lr(self.schedule(self.state.step, self.settings.steps))
-        per_item, weighted, times = [], [], []
-        files: list[str] = []
-        # Batches come one by one: an epoch of pixels need not fit into memory. Where one is smaller than the
-        # first, what was divided by the expected number of items is put right at the end.
-        expected = num_items = 0
-        for index in range(self.settings.accumulation):
-            batch = next(self.batches)
-            expected = expected or len(batch) * self.settings.accumulation
-            num_items += len(batch)
+        micro_batches = [next(self.batches) for _ in range(self.settings.accumulation)]
+        num_items = sum(len(batch) for batch in micro_batches)
+        per_item, weighted = [], []
+        for index, batch in enumerate(micro_batches):
             # For what draws from the global generators: nn.Dropout and third-party code.
             seed_global(self.settings.seed, self.state.step, index, self.accelerator.process_index)
             parts = []
             for losses in self._parts(batch):
                 weights = batch.weights.to(losses.device, non_blocking=True)
-                share = (losses * weights).sum() / expected
+                share = (losses * weights).sum() / num_items
                 self.accelerator.backward(share)
                 parts.append(losses.detach())
                 weighted.append(share.detach())
             per_item.append(torch.stack(parts).sum(0))
-            times += [] if batch.t is None else [batch.t]
-            files += [str(item.path) for item in batch.items]
         loss = torch.stack(weighted).sum()
-        if num_items != expected:
-            loss = loss * (expected / num_items)
-            self._scale_gradients(expected / num_items)
         grad_norm = self._clip()
         finite = torch.isfinite(loss) & (torch.isfinite(grad_norm) | (self.updates.scaler is not None))
-        if self.updates.rounded is not None:
-            # Rounding draws from the global generators; here they are the same on every rank.
-            seed_global(self.settings.seed, self.state.step, self.settings.accumulation)
-        self.updates.step(finite)
+        self._update(finite)
         if self.ema is not None:
             self.ema.update(finite if self.settings.skip_non_finite else None)
         self.state.step += 1
-        self.state.position += self.settings.accumulation
+        self.state.position += len(micro_batches)
         self.state.items += num_items
+        times = [batch.t for batch in micro_batches if batch.t is not None]
         return StepReport(
             step=self.state.step,
             position=self.state.position,
@@ -182,15 +170,17 @@ class Trainer:
             grad_norm=grad_norm,
             lr=lr,
             seconds=time.perf_counter() - started,
-            files=tuple(files),
+            files=tuple(str(item.path) for batch in micro_batches for item in batch.items),
             finite=Verdict(finite),
             adapted_lr=self.updates.adapted_rate(),
         )
 
-    def _scale_gradients(self, factor: float) -> None:
-        gradients = [weight.grad for weight in self.parameters.values() if weight.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, factor)
+    def _update(self, finite: Tensor) -> None:
+        """Apply the update where it is finite."""
+        if self.updates.rounded is not None:
+            # Rounding draws from the global generators; here they are the same on every rank.
+            seed_global(self.settings.seed, self.state.step, self.settings.accumulation)
+        self.updates.step(finite)
 
     def _parts(self, batch: Batch) -> Iterator[Tensor]:
         """The losses of a batch (B,), or one after the other the parts that they come in."""

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ("linear: 16", "lr: 1e-4", "network.lr", "'lr' belongs to train"),
         ("linear: 16", "rank: 0", "network.linear", "must be at least 1, not 0"),
         ("steps: 2000", "do_cfg: true", "train.do_cfg", "true is not supported yet (leave it out or set fa"),
-        ("steps: 2000", "start_step: 5", "train.start_step", "5 is not supported yet (leave it out)"),
+        ("steps: 2000", "max_loss: 5", "train.max_loss", "5 is not supported yet (leave it out)"),
         ("is_flux: false", "is_flux: true", "model.is_flux", "true is not supported yet"),
         ("type: lora", "type: lorm", "network.type", "'lorm' is not supported yet (supported: lora, locon"),
         ("optimizer: adamw8bit", "optimizer: adamv", "train.optimizer", "did you mean 'adamw'?"),

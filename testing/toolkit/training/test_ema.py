@@ -78,3 +78,24 @@ def test_a_refused_update_leaves_the_average_as_it_is():
     before = ema.shadow["w"].clone()
     walk([parameter], 1, lambda: ema.update(torch.tensor(False)))
     assert torch.equal(ema.shadow["w"], before)
+
+
+def test_feedback_draws_the_weights_towards_their_average():
+    """ai-toolkit's, with the average as it was: w + 10 (1 - d) (shadow - w), at most onto the shadow."""
+    for decay, drawn in ((0.999, 0.01), (0.5, 1.0)):
+        weight = torch.nn.Parameter(torch.zeros(3))
+        ema = ExponentialMovingAverage({"w": weight}, decay, feedback=True)
+        ema.num_updates = 10**6  # past the warm-up
+        weight.data.fill_(1.0)
+        ema.update(torch.tensor(True))
+        torch.testing.assert_close(ema.shadow["w"], torch.full((3,), 1 - decay))
+        torch.testing.assert_close(weight.detach(), torch.full((3,), 1 - drawn))
+
+
+def test_the_multiplier_scales_the_weights_after_each_update_that_was_applied():
+    weight = torch.nn.Parameter(torch.ones(3))
+    ema = ExponentialMovingAverage({"w": weight}, 0.9, multiplier=0.5)
+    ema.update()
+    ema.update(torch.tensor(True))
+    ema.update(torch.tensor(False))
+    assert weight.tolist() == [0.25] * 3

@@ -118,7 +118,7 @@ def test_the_rate_that_is_found_is_told(name):
         pull(parameters, step)
         optimizer.step(torch.tensor(True))
         rates.append(float(optimizer.adapted_rate()))
-    assert rates[0] <= 1e-5 < rates[-1] < 10  # it begins at 1e-6 and finds something to do
+    assert rates[0] <= 1e-5 < rates[-1] < 100  # it begins at 1e-6 and finds something to do
     assert guarded("adamw", weights()).adapted_rate() is None
 
 
@@ -186,9 +186,9 @@ def test_states_of_8_bits_are_of_8_bits():
 
 
 def test_what_a_device_lacks_is_told_before_a_model_is_loaded():
-    """The meta device computes nothing, as a device without kernels would not."""
-    with pytest.raises(ConfigError, match="train.optimizer: adamw8bit does not run on meta") as caught:
-        check_optimizer("adamw8bit", {"weight_decay": 0.1}, device="meta")
+    """The meta device has no numbers to read back, which Prodigy needs."""
+    with pytest.raises(ConfigError, match="train.optimizer: prodigy does not run on meta") as caught:
+        check_optimizer("prodigy", {"weight_decay": 0.1}, device="meta")
     assert "use optimizer: adamw" in caught.value.problems[0].remedy
 
 
