@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from jobs import build
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.data.items import Batch
-from toolkit.errors import ConfigError, Problem
 from toolkit.paths import resolve_path
 from toolkit.seeding import keyed_random
 
@@ -104,7 +103,7 @@ class Guide:
 
 
 def make_guide(section: DiffusionProcess) -> Guide:
-    """The guide of a section. Raises ConfigError for a file of negative prompts without any."""
+    """The guide of a section."""
     train = section.train
     cfg = None
     if train.do_random_cfg:
@@ -128,15 +127,8 @@ def make_guide(section: DiffusionProcess) -> Guide:
 
 
 def negative_prompts(written: str | None) -> list[str]:
-    """The prompt itself, or the lines of the text file that it names. Raises ConfigError if it has none."""
-    if written is None:
-        return [""]
-    path = resolve_path(written)
-    if not (written.lower().endswith(".txt") and path.is_file()):
-        return [written]
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [line for line in lines if line]
-    if not found:
-        message = f"{written} holds no prompt"
-        raise ConfigError(Problem("config.no_prompts", message, key="train.negative_prompt"))
-    return found
+    """The prompt itself, or the lines of the text file that it names, which was checked with the config."""
+    if written is None or not written.lower().endswith(".txt"):
+        return [written or ""]
+    lines = [line.strip() for line in resolve_path(written).read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line]

@@ -10,6 +10,7 @@ from types import GeneratorType
 import pytest
 import torch
 
+from jobs.guide import Guide
 from jobs.losses import LossProgram, Preservation, extra_prompts
 from testing.config_helpers import LORA, load
 from testing.tiny_models import build_tiny_sd15
@@ -17,6 +18,7 @@ from toolkit.data.buckets import place
 from toolkit.data.items import Batch, Bucket, MediaItem
 from toolkit.diffusion.criteria import mse
 from toolkit.diffusion.diffusion_loss import Multipliers
+from toolkit.diffusion.guidance import guidance_target, guided, match_channels, match_norm
 from toolkit.models.sd15.loading import load as load_sd15
 from toolkit.models.sd15.model import SD15
 from toolkit.networks.adapters import AdapterNetwork
@@ -173,6 +175,63 @@ def test_differential_guidance_works_alone_and_aims_beyond_the_target(network, b
         torch.testing.assert_close(b, 3 * a, rtol=1e-3, atol=1e-6)
 
 
+def test_the_guided_prediction_is_what_is_compared(model, network, batch, program):
+    guide = Guide(cfg=(4.0, 4.0), negatives=["a box"], rescale=0.5)
+    [found] = parts(program(guide=guide)(batch))
+    now, target = predictions(model, network, batch, CAPTIONS, 1.0)
+    negative, _ = predictions(model, network, batch, ["a box"] * 3, 1.0)
+    compared = guided(now, negative, torch.full((3,), 4.0), rescale=0.5)
+    torch.testing.assert_close(found, mean((compared - target) ** 2))
+    program(guide=guide)(batch).per_item.sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters("unet"))
+    for weight in network.parameters("unet"):
+        weight.grad = None
+
+
+def test_the_target_is_pushed_away_from_the_prediction_without_a_prompt(model, network, batch, program):
+    for zero_star in (False, True):
+        guide = Guide(target=(3.0, 3.0), unconditional="a box", zero_star=zero_star)
+        [found] = parts(program(guide=guide)(batch))
+        now, target = predictions(model, network, batch, CAPTIONS, 1.0)
+        u, _ = predictions(model, network, batch, ["a box"] * 3, 1.0)
+        aim = guidance_target(target, u, torch.full((3,), 3.0), zero_star=zero_star)
+        torch.testing.assert_close(found, mean((now - aim) ** 2))
+
+
+def test_differential_guidance_aims_beyond_the_pushed_target(model, network, batch, program):
+    pushed = Guide(target=(3.0, 3.0))
+    [plain], [both] = parts(program(guide=pushed)(batch)), parts(program(guide=pushed, guidance=2.0)(batch))
+    torch.testing.assert_close(both, 4 * plain)
+
+
+def test_corrections_of_the_prediction(model, network, batch, program):
+    now, target = predictions(model, network, batch, CAPTIONS, 1.0)
+    base, _ = predictions(model, network, batch, CAPTIONS, 0.0)
+    compared = {
+        Guide(scale=0.5): 0.5 * now,
+        Guide(match_norm=True): match_norm(now, target),
+        Guide(match_base=0.5): match_channels(now, base, 0.5),
+    }
+    for guide, expected in compared.items():
+        [found] = parts(program(guide=guide)(batch))
+        torch.testing.assert_close(found, mean((expected - target) ** 2))
+
+
+def test_scales_are_drawn_for_each_item_from_its_own_noise(batch, program):
+    """The same whatever the company, another with other noise."""
+    guide = Guide(seed=3, cfg=(1.0, 7.0))
+    drawn = guide._scales("cfg", batch, guide.cfg)
+    assert len(set(drawn.tolist())) == 3 and (drawn >= 1).all() and (drawn <= 7).all()
+    alone = replace(
+        batch, items=batch.items[1:2], captions=batch.captions[1:2], noise=batch.noise[1:2], t=batch.t[1:2]
+    )
+    assert guide._scales("cfg", alone, guide.cfg).tolist() == drawn[1:2].tolist()
+    again = guide._scales("cfg", replace(batch, noise=batch.noise + 1), guide.cfg)
+    assert not set(again.tolist()) & set(drawn.tolist())
+    fixed = program(guide=replace(guide, cfg=(4.0, 4.0)))(batch).per_item
+    assert not torch.equal(program(guide=guide)(batch).per_item, fixed)
+
+
 def test_a_datasets_network_weight_sets_the_strength_until_the_backward_pass(model, network, batch, program):
     items = tuple(replace(item, network_weight=0.5) for item in batch.items)
     prediction, target = predictions(model, network, batch, CAPTIONS, 0.5)
@@ -221,4 +280,10 @@ def test_prompts_beside_the_captions_are_known_ahead(tmp_path, monkeypatch):
     assert extra_prompts(section("lr_scheduler: constant"), captions) == []
     assert extra_prompts(section("blank_prompt_preservation: true"), captions) == [""]
     dop = section("diff_output_preservation: true\n        diff_output_preservation_class: dog")
+    assert extra_prompts(section("do_guidance_loss: true"), captions) == [""]
+    cfg = section("do_cfg: true\n        cfg_scale: 3\n        negative_prompt: blurry")
+    assert extra_prompts(cfg, captions) == ["blurry"]
+    (tmp_path / "bad.txt").write_text("blurry\n\n  dark \n", encoding="utf-8")
+    many = section("do_random_cfg: true\n        max_cfg_scale: 3\n        negative_prompt: bad.txt")
+    assert extra_prompts(many, captions) == ["blurry", "dark"]
     assert extra_prompts(dop, captions) == ["dog in a park", "a dog", ""]

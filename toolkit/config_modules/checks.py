@@ -116,8 +116,8 @@ def process_notes(process: AnyProcess) -> list[str]:
     if isinstance(process, DiffusionProcess):
         unread |= {("train", key): (process.train, why) for key, why in unread_settings(process).items()}
         if process.network is not None:
-            network, told = process.network, unread_network_settings(process)
-            unread |= {("network", key): (network, why) for key, why in told.items()}
+            network, idle = process.network, unread_network_settings(process)
+            unread |= {("network", key): (network, why) for key, why in idle.items()}
     told = [
         f"{dotted(location)}: {shown(getattr(section, str(location[-1])))} has no effect: {reason}"
         for location, (section, reason) in unread.items()

@@ -96,9 +96,7 @@ def _check_guidance(process: DiffusionProcess) -> Iterator[Finding]:
         key = "do_random_cfg" if train.do_random_cfg else "do_cfg"
         message = "does nothing at a scale of 1"
         yield ("train", key), _CONFLICT, message, "set cfg_scale, 3 for example"
-    negative = train.negative_prompt
-    if negative is not None and negative.lower().endswith(".txt") and not resolve_path(negative).is_file():
-        yield ("train", "negative_prompt"), "config.missing_file", f"file {negative} does not exist", None
+    yield from _check_negatives(train)
     paired = train.optimal_noise_pairing_samples > 1
     uncached = [
         each for each in process.datasets if not each.cache_latents and not each.cache_latents_to_disk
@@ -110,6 +108,18 @@ def _check_guidance(process: DiffusionProcess) -> Iterator[Finding]:
     if paired and train.force_consistent_noise:
         message = "cannot be combined with force_consistent_noise"
         yield ("train", "optimal_noise_pairing_samples"), _CONFLICT, message, "keep one of them"
+
+
+def _check_negatives(train: TrainConfig) -> Iterator[Finding]:
+    """A text file of negative prompts must be there and hold one."""
+    written = train.negative_prompt
+    if written is None or not written.lower().endswith(".txt"):
+        return
+    path = resolve_path(written)
+    if not path.is_file():
+        yield ("train", "negative_prompt"), "config.missing_file", f"file {written} does not exist", None
+    elif not path.read_text(encoding="utf-8", errors="replace").strip():
+        yield ("train", "negative_prompt"), "config.no_prompts", f"{written} holds no prompt", None
 
 
 def _snr_weights(process: DiffusionProcess) -> list[str]:

@@ -155,13 +155,13 @@ class TrainConfig(LoopConfig):
     ] = Field(
         "mse",
         description="Distance between prediction and target: mse (squared), mae (absolute), or squared for "
-        "small and absolute for large differences: huber, smooth_l1, pseudo_huber; or wavelet: squared, with the "
-        "fine details counted more.",
+        "small and absolute for large differences: huber, smooth_l1, pseudo_huber; or wavelet: squared, "
+        "with fine details counted more.",
     )
     wavelet_detail: Float | None = Field(
         None,
         ge=0,
-        description="How much details count in loss_type: wavelet beside the rest (null: 2; 1 is mse).",
+        description="How much details count in loss_type: wavelet (null: twice; 1 is mse).",
     )
     huber_c: Float | None = Field(
         None, gt=0, le=1, description="Where a Huber loss turns (null: 0.1, for pseudo_huber 0.01)."

@@ -126,7 +126,7 @@ class BatchMaker:
     def _nearest(
         self, shape: tuple[int, int, int], generator: torch.Generator, latents: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Of some draws the one whose mixed noise is nearest to latents (C, h, w); the first draw is as ever."""
+        """Of some draws the one whose mixed noise is nearest to latents (C, h, w)."""
         pairs = [
             self._make_noise(shape, generator)
             for _ in range(1 if latents is None else self._noise_candidates)

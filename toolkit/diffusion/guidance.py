@@ -1,7 +1,7 @@
 """What stands between a prediction and its target: guidance while training, and corrections of statistics.
 
 Legend: B batch, C latent channels, h w latent rows and columns. A prediction is in the terms of the model's
-objective (noise, velocity or flow), all of which are affine in the clean latents, so that guidance is the same.
+objective (noise, velocity or flow); all are affine in the clean latents, so guidance is the same in each.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def guidance_target(
 ) -> Tensor:
     """The target pushed away from what the model says without a prompt: u + scale (target - u).
 
-    target and unconditional (B, C, h, w), scale (B,). A model that learns it draws at scale 1 what it drew with
-    guidance before. zero_star: u is first scaled to come as near to the target as it can, by <target, u> / |u|^2
-    of each item (CFG-Zero*, arXiv:2503.18886).
+    target and unconditional (B, C, h, w), scale (B,). A model that learns it draws at scale 1 what it drew
+    with guidance before. zero_star: u is first scaled to come as near to the target as it can, by
+    <target, u> / |u|^2 of each item (CFG-Zero*, arXiv:2503.18886).
     """
     if zero_star:
         dims = tuple(range(1, target.ndim))
@@ -50,12 +50,13 @@ def guidance_target(
 def match_norm(prediction: Tensor, target: Tensor) -> Tensor:
     """prediction (B, ...) scaled to the norm that each item of target (B, ...) has."""
     dims = tuple(range(1, prediction.ndim))
-    norm = torch.linalg.vector_norm(prediction, dim=dims, keepdim=True)
-    return prediction * (torch.linalg.vector_norm(target, dim=dims, keepdim=True) / (norm + _EPSILON))
+    norm: Tensor = torch.linalg.vector_norm(prediction, dim=dims, keepdim=True)
+    wanted: Tensor = torch.linalg.vector_norm(target, dim=dims, keepdim=True)
+    return prediction * (wanted / (norm + _EPSILON))
 
 
 def match_channels(prediction: Tensor, base: Tensor, share: float) -> Tensor:
-    """prediction (B, C, h, w) with mean and spread of each channel brought a share of the way to those of base.
+    """prediction (B, C, h, w) with mean and spread of each channel brought a share of the way to base's.
 
     The statistics are constants of the step: no gradient passes through them.
     """

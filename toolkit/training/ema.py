@@ -63,11 +63,11 @@ class ExponentialMovingAverage:
         shadow = list(self.shadow.values())
         own = [parameter.detach() for parameter in self._parameters.values()]
         weights = [weight.float() for weight in own]
-        pulled = list(weights)
+        pulled = weights
         if self._feedback:
-            pulled = torch._foreach_lerp(weights, shadow, min(1.0, FEEDBACK * share))
+            pulled = list(torch._foreach_lerp(weights, shadow, min(1.0, FEEDBACK * share)))
         if self._multiplier != 1:
-            pulled = torch._foreach_mul(pulled, self._multiplier)
+            pulled = list(torch._foreach_mul(pulled, self._multiplier))
         if finite is None:
             torch._foreach_lerp_(shadow, weights, share)
         else:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ("steps: 2000", "linear: 4", "train.linear", "'linear' belongs to network"),
         ("linear: 16", "lr: 1e-4", "network.lr", "'lr' belongs to train"),
         ("linear: 16", "rank: 0", "network.linear", "must be at least 1, not 0"),
-        ("steps: 2000", "do_cfg: true", "train.do_cfg", "true is not supported yet (leave it out or set fa"),
+        ("steps: 2000", "do_fft_loss: true", "train.do_fft_loss", "true is not supported yet (leave it out"),
         ("steps: 2000", "max_loss: 5", "train.max_loss", "5 is not supported yet (leave it out)"),
         ("is_flux: false", "is_flux: true", "model.is_flux", "true is not supported yet"),
         ("type: lora", "type: lorm", "network.type", "'lorm' is not supported yet (supported: lora, locon"),
@@ -80,14 +80,14 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file():
         ("linear: 16", "linea: 16"),
         ("steps: 2000", "steps: many"),
         ("folder_path: pictures", "folder_path: nowhere"),
-        ("lr: 1e-4", "do_cfg: true"),
+        ("lr: 1e-4", "do_fft_loss: true"),
         ("seed: 42", "seed: ${SEED}"),
         ("meta:", "mete:"),
     ]:
         text = changed(old, new, text)
     problems = problems_of(text)
     keys = [problem.key for problem in problems]
-    assert keys[:4] == ["network.linea", "datasets[0].folder_path", "train.steps", "train.do_cfg"]
+    assert keys[:4] == ["network.linea", "datasets[0].folder_path", "train.steps", "train.do_fft_loss"]
     assert keys[4:] == ["sample.seed", "mete"]
     lines = [problem.line for problem in problems]
     assert lines == sorted(lines)

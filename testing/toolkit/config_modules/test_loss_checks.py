@@ -46,6 +46,18 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"datasets": [{"folder_path": "pictures", "cache_latents": True}]},
         "train.img_multiplier",
     ),
+    ({"do_cfg": True}, {}, "train.do_cfg"),
+    ({"do_random_cfg": True}, {}, "train.do_random_cfg"),
+    ({"do_cfg": True, "cfg_scale": 3, "negative_prompt": "none.txt"}, {}, "train.negative_prompt"),
+    ({"do_cfg": True, "cfg_scale": 3, "max_negative_prompts": 2}, {}, "train.max_negative_prompts"),
+    ({"do_guidance_loss": True, "guidance_loss_schedule": "sigma"}, {}, "train.guidance_loss_schedule"),
+    ({"correct_pred_norm": True}, {"network": None}, "train.correct_pred_norm"),
+    ({"optimal_noise_pairing_samples": 4}, {}, "train.optimal_noise_pairing_samples"),
+    (
+        {"optimal_noise_pairing_samples": 4, "force_consistent_noise": True},
+        {"datasets": [{"folder_path": "pictures", "cache_latents": True}]},
+        "train.optimal_noise_pairing_samples",
+    ),
 ]
 
 
@@ -63,6 +75,8 @@ RIGHT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"linear_timesteps": True}, {}),
     ({"linear_timesteps2": True} | FLOW, {}),
     ({"max_denoising_steps": 1000}, {}),
+    ({"do_cfg": True, "cfg_scale": 3, "negative_prompt": "blurry, dark"}, {}),
+    ({"do_guidance_loss": True, "guidance_loss_target": [2, 5]}, {}),
 ]
 
 
@@ -89,6 +103,12 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
     ({"reg_weight": 0.5}, "reg_weight: 0.5 has no effect: no dataset has is_reg"),
     ({"differential_guidance_scale": 2}, "only counts with do_differential_guidance"),
     ({"diff_output_preservation_class": "dog"}, "only counts with diff_output_preservation"),
+    ({"wavelet_detail": 3}, "only counts with loss_type: wavelet"),
+    ({"cfg_scale": 3}, "cfg_scale: 3.0 has no effect: only counts with do_cfg or do_random_cfg"),
+    ({"negative_prompt": "x"}, "only counts with do_cfg or do_random_cfg"),
+    ({"do_cfg": True, "cfg_scale": 3, "max_cfg_scale": 5}, "only counts with do_random_cfg"),
+    ({"do_random_cfg": True, "cfg_scale": 3, "max_cfg_scale": 5}, "draws up to max_cfg_scale"),
+    ({"unconditional_prompt": "x"}, "only counts with do_guidance_loss"),
     ({"multires_noise_discount": 0.5}, "only counts with multires_noise_iterations"),
 ]
 

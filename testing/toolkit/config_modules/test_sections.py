@@ -177,7 +177,7 @@ def test_whole_numbers_may_be_floats(written):
         (LoopConfig, {"on_non_finite": "ignore"}),
         (LoopConfig, {"gradient_checkpointing": "perhaps"}),
         (EMAConfig, {"ema_decay": 1.0}),
-        (TrainConfig, {"loss_type": "wavelet"}),
+        (TrainConfig, {"loss_type": "stepped"}),
         (TrainConfig, {"timestep_type": "next_sample"}),
         (TrainConfig, {"noise_scheduler": "lcm"}),
         (TrainConfig, {"min_snr_gamma": 0}),
@@ -352,6 +352,6 @@ def test_the_schema_knows_every_key():
     definitions = job_schema()["$defs"]
     for section in SECTIONS:
         assert set(section.known_keys()) == set(definitions[section.__name__]["properties"]), section.__name__
-    assert definitions["TrainConfig"]["properties"]["do_cfg"]["default"] is False
+    assert definitions["TrainConfig"]["properties"]["do_prior_divergence"]["default"] is False
     assert "lora" in definitions["NetworkConfig"]["properties"]["type"]["enum"]
     assert "sd15" in definitions["ModelConfig"]["properties"]["arch"]["enum"]

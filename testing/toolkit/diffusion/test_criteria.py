@@ -95,3 +95,41 @@ def test_usual_values_stand_in_for_what_is_left_out():
 def test_what_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_criterion(**arguments)
+
+
+def haar(difference: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The four bands of a Haar transform, written out block by block."""
+    a, b = difference[..., ::2, ::2], difference[..., ::2, 1::2]
+    c, d = difference[..., 1::2, ::2], difference[..., 1::2, 1::2]
+    return {"ll": (a + b + c + d) / 2, "lh": (a - b + c - d) / 2, "hl": (a + b - c - d) / 2,
+            "hh": (a - b - c + d) / 2}  # fmt: skip
+
+
+def test_wavelet_counts_details_more():
+    prediction, target = (torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    objective, t = FLOW, torch.full((2,), 0.5)
+    bands = haar(prediction - target)
+    coarse = bands.pop("ll").square().sum((1, 2, 3))
+    details = sum(band.square().sum((1, 2, 3)) for band in bands.values())
+    for detail in (0.0, 1.0, 3.0):
+        errors = make_criterion("wavelet", detail=detail)(prediction, target, objective, t)
+        assert errors.shape == prediction.shape
+        torch.testing.assert_close(errors.sum((1, 2, 3)), coarse + detail * details)
+    usual = make_criterion("wavelet")(prediction, target, objective, t)
+    torch.testing.assert_close(usual.sum((1, 2, 3)), coarse + 2 * details)
+
+
+def test_an_orthonormal_wavelet_loss_with_equal_weights_is_mse():
+    """Parseval: so counting all bands alike, as is done elsewhere, would change nothing."""
+    prediction, target = (torch.randn(2, 3, 8, 6, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    objective, t = FLOW, torch.full((2,), 0.5)
+    errors = make_criterion("wavelet", detail=1.0)(prediction, target, objective, t)
+    torch.testing.assert_close(errors.sum(), ((prediction - target) ** 2).sum())
+
+
+def test_wavelet_takes_odd_sizes_and_frames():
+    objective, t = FLOW, torch.full((2,), 0.5)
+    for shape in ((2, 3, 5, 7), (2, 3, 4, 5, 7), (2, 1, 1, 1)):
+        prediction = torch.ones(shape)
+        errors = make_criterion("wavelet", detail=5.0)(prediction, torch.zeros(shape), objective, t)
+        torch.testing.assert_close(errors, torch.ones(shape))  # flat: no detail, also at the edges
