@@ -79,7 +79,8 @@ PACKAGES = {
     "pytorch_optimizer": "pytorch-optimizer",
 }
 
-TRIAL_SHAPE = (64, 64)  # the least that bitsandbytes keeps in 8 bits
+# A weight that bitsandbytes keeps in 8 bits (from 4096 elements on) and in paged memory (from 100,000 on).
+TRIAL_SHAPE = (320, 320)
 _OWN_ARGUMENTS = ("params", "self", "lr", "adamw_lr")  # given by the trainer
 _WRONG_VALUE = (TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError)
 
@@ -97,7 +98,8 @@ def make_optimizer(
     groups: dicts with "params" and optionally "lr". named: the names of the parameters, by which Muon tells
     matrices from tables of vectors. Raises ConfigError as check_optimizer does.
     """
-    check_optimizer(name, params)
+    devices = [parameter.device for group in groups for parameter in group["params"]]
+    check_optimizer(name, params, device=devices[0] if devices else "cpu")
     return _build(name, groups, lr=lr, given=params or {}, named=named or {})
 
 
