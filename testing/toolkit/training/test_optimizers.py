@@ -111,6 +111,32 @@ def test_a_non_finite_update_touches_neither_weights_nor_state(name):
     assert all(torch.equal(a, b) for a, b in zip(struck, spared, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "before", "now"),
+    [
+        ("prodigy", "d_coef", 1.0, 2.0),
+        ("lion", "weight_decay", 0.0, 0.1),
+        ("adamwschedulefree", "betas", (0.9, 0.999), (0.95, 0.99)),
+        ("muon", "momentum", 0.95, 0.9),
+    ],
+)
+def test_a_resumed_run_takes_its_settings_from_the_config_and_the_rest_from_the_state(
+    name, setting, before, now
+):
+    parameters = weights()
+    old = guarded(name, parameters, params={setting: before})
+    for step in range(3):
+        pull(parameters, step)
+        old.step(torch.tensor(True))
+    tensors, tree = pack_optimizer(old.optimizer)
+    new = guarded(name, weights(), params={setting: now})
+    new.load_state_dict(unpack(tree, tensors))
+    group, was = new.optimizer.param_groups[0], old.optimizer.param_groups[0]
+    assert group[setting] == now
+    state = {"d", "k", "step", "weight_sum", "train_mode"} & group.keys()
+    assert state and all(group[key] == was[key] for key in state)
+
+
 @pytest.mark.parametrize("name", RATE_FREE)
 def test_the_rate_that_is_found_is_told(name):
     parameters = weights()
