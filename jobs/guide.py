@@ -24,7 +24,8 @@ class Guide:
     """Scales are pairs between which one is drawn for each item; None is off.
 
     cfg: the prediction is guided away from one of `negatives`, rescaled by `rescale`. target: the target is
-    pushed away from the prediction for `unconditional`, scaled first if zero_star. Then the prediction goes
+    pushed away from the prediction for `unconditional`, scaled first if zero_star, by its scale at pure noise
+    and, if rising, by 1 where there is none. Then the prediction goes
     a share `match_base` of the way to the base's statistics, to the target's norm if match_norm, and is
     multiplied by `scale`.
     """
@@ -36,6 +37,7 @@ class Guide:
     target: tuple[float, float] | None = None
     unconditional: str = ""
     zero_star: bool = False
+    rising: bool = False
     match_base: float = 0.0
     match_norm: bool = False
     scale: float = 1.0
@@ -64,6 +66,8 @@ class Guide:
         assert self.target is not None
         unconditional = predict([self.unconditional] * len(batch)).to(target.dtype)
         scale = self._scales("guidance loss", batch, self.target)
+        if self.rising and batch.t is not None:
+            scale = 1 + (scale - 1) * batch.t
         return guidance_target(target, unconditional, scale, zero_star=self.zero_star)
 
     def corrected(
@@ -120,6 +124,7 @@ def make_guide(section: DiffusionProcess) -> Guide:
         target=(low, high) if train.do_guidance_loss else None,
         unconditional=train.unconditional_prompt,
         zero_star=train.do_guidance_loss_cfg_zero,
+        rising=train.guidance_loss_schedule == "sigma",
         match_base=train.correct_pred_norm_multiplier if train.correct_pred_norm else 0.0,
         match_norm=train.match_noise_norm,
         scale=train.pred_scaler,

@@ -198,6 +198,15 @@ def test_the_target_is_pushed_away_from_the_prediction_without_a_prompt(model, n
         torch.testing.assert_close(found, mean((now - aim) ** 2))
 
 
+def test_the_push_can_rise_with_the_noise_level(model, network, batch, program):
+    """1 + (3 - 1) t: 1 at no noise, 3 at nothing else."""
+    [found] = parts(program(guide=Guide(target=(3.0, 3.0), rising=True))(batch))
+    now, target = predictions(model, network, batch, CAPTIONS, 1.0)
+    u, _ = predictions(model, network, batch, [""] * 3, 1.0)
+    aim = guidance_target(target, u, torch.tensor([1.4, 2.0, 2.8]))  # t is 0.2, 0.5, 0.9
+    torch.testing.assert_close(found, mean((now - aim) ** 2))
+
+
 def test_differential_guidance_aims_beyond_the_pushed_target(model, network, batch, program):
     pushed = Guide(target=(3.0, 3.0))
     [plain], [both] = parts(program(guide=pushed)(batch)), parts(program(guide=pushed, guidance=2.0)(batch))

@@ -65,6 +65,7 @@ LOSSES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"do_guidance_loss": True}, {}),
     ({"do_guidance_loss": True, "guidance_loss_target": 2.0}, {"do_guidance_loss": True}),
     ({"do_guidance_loss": True, "guidance_loss_target": [2.0, 4.0]}, {"do_guidance_loss": True}),
+    ({"do_guidance_loss": True, "guidance_loss_schedule": "sigma"}, {"do_guidance_loss": True}),
     ({"do_guidance_loss": True, "do_guidance_loss_cfg_zero": True}, {"do_guidance_loss": True}),
     ({"do_guidance_loss": True, "unconditional_prompt": "a box"}, {"do_guidance_loss": True}),
     ({"ema_config": {"use_ema": True, "use_feedback": True}} | STRONG, STRONG),

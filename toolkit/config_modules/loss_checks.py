@@ -22,7 +22,12 @@ _PRIORS = (
 _PARAMETERS = {
     "diff_output_preservation": ("diff_output_preservation_multiplier", "diff_output_preservation_class"),
     "do_differential_guidance": ("differential_guidance_scale",),
-    "do_guidance_loss": ("guidance_loss_target", "do_guidance_loss_cfg_zero", "unconditional_prompt"),
+    "do_guidance_loss": (
+        "guidance_loss_target",
+        "guidance_loss_schedule",
+        "do_guidance_loss_cfg_zero",
+        "unconditional_prompt",
+    ),
 }
 
 

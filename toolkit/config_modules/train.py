@@ -45,7 +45,7 @@ class TrainConfig(LoopConfig):
         "loss_target": "noise", "learnable_snr_gos": False, "dynamic_noise_offset": False,
         "blended_blur_noise": False,
         "adaptive_scaling_factor": False, "standardize_images": False, "standardize_latents": False,
-        "max_negative_prompts": 1, "guidance_loss_schedule": "constant",
+        "max_negative_prompts": 1,
         "prompt_dropout_prob": 0.0, "prompt_saturation_chance": 0.0,
         "do_prior_divergence": False, "target_norm_std": None,
         "bypass_guidance_embedding": False,
@@ -242,6 +242,10 @@ class TrainConfig(LoopConfig):
     )
     guidance_loss_target: Float | Annotated[list[Float], Field(min_length=2, max_length=2)] = Field(
         3.0, description="Scale of do_guidance_loss, or two between which one is drawn for each item."
+    )
+    guidance_loss_schedule: Literal["constant", "sigma"] = Field(
+        "constant",
+        description="That scale at every noise level, or from 1 (clean) in a line to it (noise): sigma.",
     )
     do_guidance_loss_cfg_zero: bool = Field(
         False, description="Scale u to come as near to the target as it can first (arXiv:2503.18886)."

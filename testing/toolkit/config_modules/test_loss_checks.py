@@ -50,7 +50,6 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"do_random_cfg": True}, {}, "train.do_random_cfg"),
     ({"do_cfg": True, "cfg_scale": 3, "negative_prompt": "none.txt"}, {}, "train.negative_prompt"),
     ({"do_cfg": True, "cfg_scale": 3, "max_negative_prompts": 2}, {}, "train.max_negative_prompts"),
-    ({"do_guidance_loss": True, "guidance_loss_schedule": "sigma"}, {}, "train.guidance_loss_schedule"),
     ({"correct_pred_norm": True}, {"network": None}, "train.correct_pred_norm"),
     ({"optimal_noise_pairing_samples": 4}, {}, "train.optimal_noise_pairing_samples"),
     (
@@ -108,6 +107,7 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
     ({"negative_prompt": "x"}, "only counts with do_cfg or do_random_cfg"),
     ({"do_cfg": True, "cfg_scale": 3, "max_cfg_scale": 5}, "only counts with do_random_cfg"),
     ({"do_random_cfg": True, "cfg_scale": 3, "max_cfg_scale": 5}, "draws up to max_cfg_scale"),
+    ({"guidance_loss_schedule": "sigma"}, "only counts with do_guidance_loss"),
     ({"unconditional_prompt": "x"}, "only counts with do_guidance_loss"),
     ({"multires_noise_discount": 0.5}, "only counts with multires_noise_iterations"),
 ]
