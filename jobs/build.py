@@ -145,10 +145,18 @@ def load_model(
     device: torch.device,
     seed: int = 0,
     zero_terminal_snr: bool = False,
+    bypass_guidance_embedding: bool = False,
 ) -> StableDiffusion:
     """The base model of a config. Raises ModelError."""
     from toolkit.stable_diffusion_model import StableDiffusion
 
+    # What only some architectures know; others refuse it with the config.
+    special = {
+        "zero_terminal_snr": zero_terminal_snr,
+        "bypass_guidance_embedding": bypass_guidance_embedding,
+        "extras_name_or_path": model.extras_name_or_path,
+        "use_flux_cfg": model.use_flux_cfg,
+    }
     return StableDiffusion.load(
         model.name_or_path,
         arch=model.arch,
@@ -159,7 +167,7 @@ def load_model(
         from_config=model.from_config,
         prediction_type=model.prediction_type,
         seed=seed,
-        **({"zero_terminal_snr": True} if zero_terminal_snr else {}),
+        **{key: value for key, value in special.items() if value},
     )
 
 
@@ -332,6 +340,16 @@ def averaged(averages: Averages | None) -> AbstractContextManager[None]:
 def with_seed(request: SampleRequest) -> SampleRequest:
     """The request with a seed drawn now where it asks for a random one."""
     return replace(request, seed=secrets.randbelow(2**32)) if request.seed == RANDOM_SEED else request
+
+
+def drawable(request: SampleRequest, model: ModelConfig) -> SampleRequest:
+    """The request with its seed drawn, and sides of whole tokens where the model is a transformer."""
+    request = with_seed(request)
+    if find_architecture(model.arch).patch is None:
+        return request
+    unit = size_multiple(model)
+    width, height = (max(unit, side // unit * unit) for side in (request.width, request.height))
+    return replace(request, width=width, height=height)
 
 
 def recipe(request: SampleRequest, model: ModelConfig, **more: Any) -> dict[str, Any]:

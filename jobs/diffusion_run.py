@@ -107,7 +107,7 @@ def plain_requests(section: DiffusionProcess, step: int) -> list[SampleRequest]:
     """The previews of a step as the sections `sample` and `first_sample` list them."""
     first = step == 0 and section.first_sample is not None
     sample = section.first_sample if first and section.first_sample is not None else section.sample
-    return [build.with_seed(request) for request in sample.requests(section.trigger_word)]
+    return [build.drawable(request, section.model) for request in sample.requests(section.trigger_word)]
 
 
 def _wants_previews(section: DiffusionProcess) -> bool:

@@ -95,6 +95,7 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
         device=accelerator.device,
         seed=build.seed(section),
         zero_terminal_snr=train.zero_terminal_snr,
+        bypass_guidance_embedding=train.bypass_guidance_embedding,
     )
     architecture = sd.architecture.freeze()
     components: dict[str, nn.Module] = {}

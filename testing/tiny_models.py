@@ -13,8 +13,14 @@ from safetensors.torch import save_file
 from toolkit.seeding import keyed_seed
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-    from transformers import CLIPTokenizer
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        FluxPipeline,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+    )
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 WORDS = [
     "a",
@@ -33,6 +39,7 @@ WORDS = [
     "style",
 ]
 MAX_LENGTH = 16
+T5_LENGTH = 512
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -49,12 +56,10 @@ def build_tiny_sd15(folder: Path, *, prediction_type: str = "epsilon", seed: int
 def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
     """A Stable Diffusion 1.x pipeline of toy size in float32 and eval mode; equal seeds, equal weights."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed("tiny", seed))
         tokenizer = tiny_tokenizer()
-        vocabulary = tokenizer.get_vocab()
         vae = _tiny_autoencoder()
         unet = UNet2DConditionModel(
             block_out_channels=(16, 32),
@@ -66,20 +71,7 @@ def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableD
             cross_attention_dim=24,
             sample_size=8,
         )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(vocabulary),
-                hidden_size=24,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=MAX_LENGTH,
-                projection_dim=24,
-                bos_token_id=vocabulary[BOS],
-                eos_token_id=vocabulary[EOS],
-                pad_token_id=vocabulary[EOS],
-            )
-        )
+        text_encoder = tiny_clip(tokenizer)
     pipeline = StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),
@@ -94,7 +86,7 @@ def tiny_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> StableD
     return pipeline
 
 
-def _tiny_autoencoder(**options: bool) -> AutoencoderKL:
+def _tiny_autoencoder(**options: float) -> AutoencoderKL:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -198,6 +190,83 @@ def tiny_xl_pipeline(
     return pipeline
 
 
+def build_tiny_flux(folder: Path, *, schnell: bool = False, seed: int = 0) -> Path:
+    """Write a loadable diffusers folder of a FLUX.1 with random weights; returns the folder.
+
+    0.2 M parameters, 16 tokens of CLIP and 512 of T5 (one a byte), an f4 autoencoder of 4 channels: 32 x 32
+    pixels are 4 x 4 tokens. schnell: without guidance embedding and without shift.
+    """
+    tiny_flux_pipeline(schnell=schnell, seed=seed).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def tiny_flux_pipeline(*, schnell: bool = False, seed: int = 0) -> FluxPipeline:
+    """A FLUX.1 pipeline of toy size in float32 and eval mode; equal seeds, equal weights."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed("tiny", seed))
+        tokenizer = tiny_tokenizer()
+        vae = _tiny_autoencoder(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False)
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=24,
+            guidance_embeds=not schnell,
+            axes_dims_rope=(4, 6, 6),
+        )
+        text_encoder = tiny_clip(tokenizer)
+        text_encoder_2 = T5EncoderModel(
+            T5Config(
+                vocab_size=384,
+                d_model=32,
+                d_kv=8,
+                d_ff=64,
+                num_layers=1,
+                num_heads=4,
+                feed_forward_proj="gated-gelu",
+            )
+        )
+    shift = {"shift": 1.0} if schnell else {"shift": 3.0, "use_dynamic_shifting": True}
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**shift),
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2.eval(),
+        tokenizer_2=ByT5Tokenizer(model_max_length=T5_LENGTH),
+        transformer=transformer.eval(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """CLIP's text encoder at toy size for a tokenizer."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vocabulary = tokenizer.get_vocab()
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=24,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_LENGTH,
+            projection_dim=24,
+            bos_token_id=vocabulary[BOS],
+            eos_token_id=vocabulary[EOS],
+            pad_token_id=vocabulary[EOS],
+        )
+    )
+
+
 def tiny_tokenizer(**options: str) -> CLIPTokenizer:
     """CLIP's kind of tokenizer over letters, digits and a few whole words; other words are spelled out."""
     from transformers import CLIPTokenizer
@@ -245,4 +314,6 @@ TINY_BUILDERS = {
     "sdxl": build_tiny_sdxl,
     "ssd": build_tiny_ssd,
     "vega": build_tiny_ssd,
+    "flux": build_tiny_flux,
+    "flex1": build_tiny_flux,
 }

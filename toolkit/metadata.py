@@ -29,6 +29,8 @@ BASE_MODELS = {
     **dict.fromkeys(("sd15", "sd1", "sd1.5"), ("sd_v1", "stable-diffusion-v1")),
     # Segmind's models have SDXL's text encoders and latents; tools know no version of their own.
     **dict.fromkeys(("sdxl", "ssd", "vega"), ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base")),
+    "flux": ("flux1", "flux-1-dev"),
+    "flex1": ("flex1", "flex-1-alpha"),
 }
 
 # network type -> (ss_network_module, modelspec's suffix of the architecture)

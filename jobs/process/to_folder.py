@@ -27,7 +27,8 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     from toolkit.training.previews import preview_context, render
 
     wanted = section.generate
-    requests = [build.with_seed(request) for request in wanted.requests(draw=secrets.randbelow(2**32))]
+    drawn = wanted.requests(draw=secrets.randbelow(2**32))
+    requests = [build.drawable(request, section.model) for request in drawn]
     if not requests:
         raise ConfigError(
             Problem("config.no_prompts", "there is nothing to draw: no prompts", key="generate.prompts")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.config_modules.architecture_checks import check_architecture, unread_sample_settings
 from toolkit.config_modules.base import Location, Section, is_set
 from toolkit.config_modules.caption_checks import check_captions, unread_captions
 from toolkit.config_modules.documents import dotted
@@ -31,6 +32,7 @@ from toolkit.config_modules.process import (
 from toolkit.config_modules.slider_checks import check_slider, unread_by_slider
 from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
+from toolkit.models.catalogue import ARCHITECTURES
 from toolkit.models.geometry import read_json
 from toolkit.paths import DATASETS_ROOT, resolve_model, resolve_path
 
@@ -43,6 +45,8 @@ _LATENTS_CHANGE = "an autoencoder in training changes its latents, so none can b
 _VAE_MODEL_REFUSED = {
     "vae_path": _OWN_VAE,
     "te_name_or_path": _NO_DENOISER,
+    "extras_name_or_path": _NO_DENOISER,
+    "use_flux_cfg": _NO_DENOISER,
     "dtype": "all weights learn, in float32; train.dtype is the precision of the forward pass",
     "is_v_pred": _NO_DENOISER,
     "prediction_type": _NO_DENOISER,
@@ -61,6 +65,7 @@ def _finding(location: Location, code: str, message: str, remedy: str | None = N
 
 def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
+    yield from check_architecture(process)
     if not isinstance(process, GenerateProcess):
         yield from check_loop(process.train)
     if isinstance(process, DiffusionProcess):
@@ -99,7 +104,7 @@ def check_objective(objective_name: str, section: DiffusionProcess) -> None:
 
 def process_notes(process: AnyProcess) -> list[str]:
     """A line for each setting that this process does not read, where that harms nothing."""
-    unread: dict[Location, tuple[Section, str]] = {}
+    unread = unread_sample_settings(process)
     if isinstance(process, VaeProcess):
         for index, dataset in enumerate(process.datasets):
             for key in _VAE_DATASET_IDLE:
@@ -199,6 +204,8 @@ def _says_flow(process: DiffusionProcess) -> bool:
 
 def _known_objective(process: DiffusionProcess) -> str | None:
     """What the model predicts by the config's word or a local folder's; None if only loading it can tell."""
+    if ARCHITECTURES[process.model.arch].noise_scheduler == "flowmatch":
+        return "flow"
     if process.model.prediction_type is not None:
         return process.model.prediction_type
     folder = resolve_model(process.model.name_or_path)

@@ -33,8 +33,10 @@ class GenerateConfig(Section):
     sampler: SamplerName = Field(
         "ddpm", description="Sampler by name; a flow-matching model takes flowmatch."
     )
-    width: Size = Field(512, description="Pixels, rounded down to a multiple of 8.")
-    height: Size = Field(512, description="Pixels, rounded down to a multiple of 8.")
+    width: Size = Field(512, description="Pixels, rounded down to a multiple of 8 (of 16 for a transformer).")
+    height: Size = Field(
+        512, description="Pixels, rounded down to a multiple of 8 (of 16 for a transformer)."
+    )
     size_list: list[Annotated[list[Size], Field(min_length=2, max_length=2)]] | None = Field(
         None, description="Sizes [width, height] in pixels, one picked at random for each picture."
     )

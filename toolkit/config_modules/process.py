@@ -13,7 +13,7 @@ from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.embedding import DEFAULT_TRIGGER, EmbeddingConfig
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.loop import Dtype, LoopConfig
-from toolkit.config_modules.model import ModelConfig
+from toolkit.config_modules.model import ModelConfig, architecture_of
 from toolkit.config_modules.network import LoggingConfig, NetworkConfig, SaveConfig
 from toolkit.config_modules.sample import ImageFormat, SampleConfig
 from toolkit.config_modules.slider import ConceptSliderConfig, TextSliderConfig
@@ -54,6 +54,12 @@ def _handed_down(
 def _get(data: Mapping[str, Any], section: str, key: str) -> Any:
     inner = data.get(section)
     return inner.get(key) if isinstance(inner, Mapping) else None
+
+
+def _is_flow(data: Mapping[str, Any]) -> bool:
+    """Whether models of this architecture are always flow-matching ones."""
+    entry = architecture_of(data.get("model"))
+    return entry is not None and entry.noise_scheduler == "flowmatch"
 
 
 class RunProcess(Section):
@@ -110,6 +116,9 @@ class DiffusionProcess(RunProcess):
         if _get(data, "train", "cache_text_embeddings") is True:
             _handed_down(data, "datasets", {"cache_text_embeddings": True}, override=True)
         _handed_down(data, "model", {"dtype": _get(data, "train", "dtype")})
+        if _is_flow(data) and _get(data, "train", "noise_scheduler") is None:
+            data = {**data, "train": {} if data.get("train") is None else data["train"]}
+            _handed_down(data, "train", {"noise_scheduler": "flowmatch"})
         if str(_get(data, "train", "noise_scheduler")).lower() == "flowmatch":
             data = {**data, "sample": {} if data.get("sample") is None else data["sample"]}
             for section in ("sample", "first_sample"):
@@ -230,3 +239,10 @@ class GenerateProcess(Section):
     )
     model: ModelConfig = Field(description="The model that draws.")
     generate: GenerateConfig = Field(description="What is drawn.")
+
+    @classmethod
+    def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A flow-matching architecture is sampled by flowmatch unless the file says otherwise."""
+        if _is_flow(data):
+            _handed_down(data, "generate", {"sampler": "flowmatch"})
+        return data

@@ -83,8 +83,12 @@ class SampleItem(Section):
     prompt: Prompt = Field(
         description="Text to draw; flags such as `--w 512 --seed 7` override the settings."
     )
-    width: Size | None = Field(None, description="Pixels, rounded down to a multiple of 8.")
-    height: Size | None = Field(None, description="Pixels, rounded down to a multiple of 8.")
+    width: Size | None = Field(
+        None, description="Pixels, rounded down to a multiple of 8 (of 16 for a transformer)."
+    )
+    height: Size | None = Field(
+        None, description="Pixels, rounded down to a multiple of 8 (of 16 for a transformer)."
+    )
     neg: Negative | None = Field(None, description="What to steer away from.")
     seed: Seed | None = Field(None, description="Seed of the starting noise; -1 draws a new one each time.")
     guidance_scale: Float | None = Field(
@@ -119,8 +123,10 @@ class SampleConfig(Section):
     sample_every: Int = Field(
         100, ge=0, description="Steps between previews; 0 or null draws none while training."
     )
-    width: Size = Field(512, description="Pixels, rounded down to a multiple of 8.")
-    height: Size = Field(512, description="Pixels, rounded down to a multiple of 8.")
+    width: Size = Field(512, description="Pixels, rounded down to a multiple of 8 (of 16 for a transformer).")
+    height: Size = Field(
+        512, description="Pixels, rounded down to a multiple of 8 (of 16 for a transformer)."
+    )
     neg: Negative = Field("", description="What to steer away from.")
     seed: Seed = Field(0, description="Seed of the starting noise; -1 draws a new one each time.")
     walk_seed: bool = Field(False, description="The i-th preview uses seed + i.")

@@ -48,7 +48,6 @@ class TrainConfig(LoopConfig):
         "max_negative_prompts": 1,
         "prompt_dropout_prob": 0.0, "prompt_saturation_chance": 0.0,
         "do_prior_divergence": False, "target_norm_std": None,
-        "bypass_guidance_embedding": False,
         "unload_text_encoder": False,
         "short_and_long_captions": False, "short_and_long_captions_encoder_split": False,
         "single_item_batching": False, "merge_network_on_save": False,
@@ -279,6 +278,11 @@ class TrainConfig(LoopConfig):
     )
     correct_pred_norm_multiplier: Float = Field(
         1.0, ge=0, description="Share of the way that correct_pred_norm goes."
+    )
+    bypass_guidance_embedding: bool = Field(
+        False,
+        description="Train without the guidance embedding, as Flex.1 and other models without distillation "
+        "are; previews still use it.",
     )
     cache_text_embeddings: bool = Field(
         False, description="Encode every caption once and set the text encoders aside; for all datasets."

@@ -54,8 +54,8 @@ class Architecture(Protocol):
     """A loaded model. `denoisers` has one entry, or several with the range of t each serves.
 
     modules: every network of it, the autoencoder too, under the names of diffusers' pipeline; denoisers and
-    text_encoders are parts of it. num_windows: how many windows of tokens `encode_prompts` fills at least,
-    so that all captions of a run have one length; max_windows: how many it can.
+    text_encoders, those that can be trained, are parts of it. num_windows: how many windows of tokens
+    `encode_prompts` fills at least, so that all captions of a run have one length; max_windows: how many it can.
     """
 
     modules: dict[str, nn.Module]

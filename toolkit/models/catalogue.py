@@ -18,7 +18,9 @@ class ArchitectureEntry:
     resolution: the side in pixels its base models were trained at; noise_scheduler: as train.noise_scheduler.
     size_multiple: what sides of pictures are multiples of, in pixels; patch: latents that a transformer's
     token has along a side, None for a UNet. embedding_keys: what a file of textual inversion calls the
-    vectors of each text encoder, in their order; empty where none can be learned.
+    vectors of each text encoder, in their order; empty where none can be learned. own_keys: keys of a config
+    that only such models read. distilled: guidance is an input of the network, so that pictures are drawn
+    without a negative prompt.
     """
 
     name: str
@@ -30,6 +32,8 @@ class ArchitectureEntry:
     size_multiple: int = 16
     patch: int | None = None
     embedding_keys: tuple[str, ...] = ()
+    own_keys: tuple[str, ...] = ()
+    distilled: bool = False
 
     @property
     def supported(self) -> bool:
@@ -55,6 +59,14 @@ _sdxl = partial(
     size_multiple=32,
     embedding_keys=("clip_l", "clip_g"),
 )
+# FLUX.1 and those of its layout.
+_flux = partial(
+    ArchitectureEntry,
+    loader="toolkit.models.flux.loading:load",
+    patch=2,
+    own_keys=("model.extras_name_or_path", "model.use_flux_cfg", "train.bypass_guidance_embedding"),
+    distilled=True,
+)
 
 _ENTRIES = [
     ArchitectureEntry(
@@ -75,8 +87,8 @@ _ENTRIES = [
     ArchitectureEntry("pixart", "PixArt-alpha", noise_scheduler="ddpm"),
     ArchitectureEntry("pixart_sigma", "PixArt-Sigma", noise_scheduler="ddpm"),
     ArchitectureEntry("auraflow", "AuraFlow"),
-    ArchitectureEntry("flux", "FLUX.1"),
-    ArchitectureEntry("flex1", "Flex.1"),
+    _flux("flux", "FLUX.1", aliases=("flux1",)),
+    _flux("flex1", "Flex.1"),
     ArchitectureEntry("flex2", "Flex.2"),
     ArchitectureEntry("flux_kontext", "FLUX.1 Kontext"),
     ArchitectureEntry("flux2", "FLUX.2"),

@@ -13,7 +13,11 @@ from toolkit.paths import resolve_model
 # What all published Stable Diffusion and Flux autoencoders shrink by.
 VAE_MULTIPLE = 8
 # Keys that only files of an architecture have, in the layouts of their first publication.
-_FILE_MARKS = {"conditioner.embedders.1.model.ln_final.weight": "sdxl"}
+_FILE_MARKS = {
+    "conditioner.embedders.1.model.ln_final.weight": "sdxl",
+    "double_blocks.0.img_mod.lin.weight": "flux",
+    "model.diffusion_model.double_blocks.0.img_mod.lin.weight": "flux",
+}
 
 
 def read_json(path: Path) -> dict[str, object]:

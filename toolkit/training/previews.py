@@ -68,10 +68,12 @@ def render(
 
     pipeline = architecture.pipeline()
     pipeline.set_progress_bar_config(disable=True)
+    # Always from the model's own: what one sampler needs would stay in the config of the next.
+    own_config = pipeline.scheduler.config
     trained_multiplier = network.multiplier if network is not None else 1.0
     try:
         for request in requests:
-            pipeline.scheduler = make_scheduler(request.sampler, pipeline.scheduler.config)
+            pipeline.scheduler = make_scheduler(request.sampler, own_config)
             if network is not None:
                 network.multiplier = request.network_multiplier
             drawn = pipeline(

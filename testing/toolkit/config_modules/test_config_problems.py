@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("folder")
         ("linear: 16", "rank: 0", "network.linear", "must be at least 1, not 0"),
         ("steps: 2000", "do_fft_loss: true", "train.do_fft_loss", "true is not supported yet (leave it out"),
         ("steps: 2000", "max_loss: 5", "train.max_loss", "5 is not supported yet (leave it out)"),
-        ("is_flux: false", "is_flux: true", "model.is_flux", "true is not supported yet"),
+        ("is_flux: false", "is_lumina2: true", "model.is_lumina2", "true is not supported yet"),
         ("type: lora", "type: lorm", "network.type", "'lorm' is not supported yet (supported: lora, locon"),
         ("optimizer: adamw8bit", "optimizer: adamv", "train.optimizer", "did you mean 'adamw'?"),
         ("train_unet: true", "train_unet: perhaps", "train.train_unet", "true or false, not 'perhaps'"),

@@ -72,7 +72,7 @@ def test_optimizers_and_schedules_are_those_of_the_trainer():
 
 def test_architectures_come_from_the_catalogue():
     assert ARCHES["sd1"] == ARCHES["sd15"] == "sd15"
-    assert ARCHES["xl"] == "sdxl"
+    assert ARCHES["xl"] == "sdxl" and ARCHES["flux1"] == "flux"
     assert {"cogview4", "wan21"} <= set(ARCHES_NOT_YET)
     assert not set(ARCHES) & set(ARCHES_NOT_YET)
 

@@ -213,6 +213,7 @@ def test_whole_numbers_may_be_floats(written):
         (ModelConfig, {"is_v2": True}),
         (ModelConfig, {"is_xl": True, "arch": "sd15"}),
         (ModelConfig, {"is_xl": True, "is_ssd": True}),
+        (ModelConfig, {"is_flux": True, "arch": "sd15"}),
         (ModelConfig, {"is_v_pred": True, "prediction_type": "epsilon"}),
         (ModelConfig, {"name_or_path": ""}),
         (TrainProcess, {"datasets": []}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,14 @@ from toolkit.models.shared.components import (
     read_json,
     weight_files,
 )
-from toolkit.models.shared.hub import download_folder, download_pipeline, find_model, refuse
+from toolkit.models.shared.hub import (
+    MODEL_KEY,
+    download_folder,
+    download_index,
+    download_pipeline,
+    find_model,
+    refuse,
+)
 from toolkit.models.shared.initialisation import init_autoencoder
 from toolkit.seeding import keyed_generator, keyed_seed
 
@@ -89,13 +96,19 @@ def load_components(
         if local is not None and local.is_file():
             components = read_file(local)
         else:
-            folder = local or download_pipeline(name)
+            folder = local or fetch_folder(name, family)
             components = load_folder(folder, name, family, dtype=dtype, seed=seed if from_config else None)
             if te_name_or_path is not None:
                 replace_text_parts(components, te_name_or_path, family, dtype=dtype)
         if vae_path is not None:
             components.modules["vae"] = load_vae(vae_path, family, dtype=dtype)
     return components
+
+
+def fetch_folder(name: str, family: Family, *, key: str = MODEL_KEY, without: Sequence[str] = ()) -> Path:
+    """The cached folder of a hub id, less some components; what it is comes first. Raises ModelError."""
+    check_class(download_index(name, key=key), name, family)
+    return download_pipeline(name, key=key, without=without)
 
 
 def load_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,13 +46,30 @@ def find_model(name: str, *, key: str = MODEL_KEY) -> Path | None:
     return None
 
 
-def download_pipeline(repo_id: str, *, key: str = MODEL_KEY) -> Path:
-    """The cached folder of a diffusers model on the hub, downloaded if need be. Raises ModelError."""
-    from diffusers import DiffusionPipeline
+def download_index(repo_id: str, *, key: str = MODEL_KEY) -> Path:
+    """The cached folder with the model_index.json of a hub model, downloaded if need be. Raises ModelError.
+
+    A few hundred bytes that tell, before gigabytes follow, what the model is and whether its terms are accepted.
+    """
+    from huggingface_hub import hf_hub_download
 
     try:
-        # The safety checker is larger than the text encoder and judges pictures that training never sees.
-        folder = DiffusionPipeline.download(repo_id, safety_checker=None, feature_extractor=None)
+        return Path(hf_hub_download(repo_id, "model_index.json")).parent
+    except _FAILURES as error:
+        explain_hub_error(repo_id, error, key=key)
+
+
+def download_pipeline(repo_id: str, *, key: str = MODEL_KEY, without: Sequence[str] = ()) -> Path:
+    """The cached folder of a diffusers model on the hub, downloaded if need be. Raises ModelError.
+
+    without: components that are not needed.
+    """
+    from diffusers import DiffusionPipeline
+
+    # The safety checker is larger than the text encoder and judges pictures that training never sees.
+    unwanted = dict.fromkeys(("safety_checker", "feature_extractor", *without))
+    try:
+        folder = DiffusionPipeline.download(repo_id, **unwanted)
     except _FAILURES as error:
         explain_hub_error(repo_id, error, key=key)
     return Path(folder)
