@@ -186,7 +186,8 @@ def other_network_type(keys: Iterable[str]) -> str | None:
 def file_key(component: str, path: str, part: str, style: KeyStyle) -> str:
     """The key of one tensor of a module in a file of this style."""
     if style.dotted and part in (DOWN, UP, DORA):
-        ends = {DOWN: "lora_A.weight", UP: "lora_B.weight", DORA: "lora_magnitude_vector"}
+        # The length of rows with `.weight`: without it diffusers leaves it out of text encoders.
+        ends = {DOWN: "lora_A.weight", UP: "lora_B.weight", DORA: "lora_magnitude_vector.weight"}
         return f"{peft_name(component, path)}.{ends[part]}"
     flat = canonical_path(component, path).replace(".", "_")
     if style.sgm and component == "unet":

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from toolkit.errors import ModelError, Problem, RunError
 from toolkit.metadata import read_metadata, seal
-from toolkit.networks.adapters import AdapterNetwork
+from toolkit.networks.adapters import AdapterNetwork, layer_parameters
 from toolkit.networks.key_formats import (
     ALPHA,
+    DORA,
     DOWN,
     STYLES,
     UP,
@@ -65,6 +66,9 @@ def save_network(
         if style.dotted and DOWN in parts:
             # These keys have no alpha: readers take the scale for 1.
             parts[UP] = parts[UP] * (float(parts.pop(ALPHA)) / parts[DOWN].shape[0])
+        if style.dotted and DORA in parts:
+            # peft's own shape: its reader takes no other.
+            parts[DORA] = parts[DORA].reshape(layer_parameters(layer)["lora_magnitude_vector"].shape)
         for part, tensor in parts.items():
             key = file_key(component, module, part, style)
             # Alpha keeps float32: a fraction such as 0.3 changes in half precision, and with it every weight.
