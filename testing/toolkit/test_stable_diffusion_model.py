@@ -67,8 +67,8 @@ def test_a_model_for_inference_is_frozen(folder):
 
 
 def test_an_architecture_that_cannot_be_loaded_yet_is_named(folder):
-    with pytest.raises(ModelError, match="flux .* is not supported yet"):
-        load_model_for_inference(folder, arch="flux")
+    with pytest.raises(ModelError, match="cogview4 .* is not supported yet"):
+        load_model_for_inference(folder, arch="cogview4")
 
 
 def save_lora(folder: Path, path: Path) -> Path:
