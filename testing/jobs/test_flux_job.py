@@ -17,6 +17,7 @@ from jobs.base_job import run_job
 from testing.job_helpers import make_dataset, merged, training_config
 from testing.tiny_models import T5_LENGTH, build_tiny_flux
 from toolkit.config_modules.loading import load_job
+from toolkit.errors import ModelError
 from toolkit.metadata import read_metadata
 from toolkit.models.flux.loading import load
 from toolkit.paths import ROOT
@@ -91,6 +92,17 @@ def test_a_lora_is_trained_drawn_and_read_by_diffusers(tmp_path, model):
     for picture, prompt in zip(previews(folder), ["a disk", "a box"], strict=True):
         assert np.abs(picture - drawn_by(judge, prompt)).max() <= 1
     assert np.abs(before - drawn_by(judge, "a disk")).max() > 3
+
+
+def test_captions_that_t5_cannot_read_whole_are_named_before_the_first_step(tmp_path, model):
+    data = make_dataset(tmp_path / "data")
+    for index in (1, 3):
+        (data / f"disk{index}.txt").write_text(str(index) * T5_LENGTH)
+    with pytest.raises(ModelError) as caught:
+        train(tmp_path, model)
+    told = [str(problem) for problem in caught.value.problems]
+    assert len(told) == 2 and all(f"has {T5_LENGTH + 1} tokens, at most {T5_LENGTH}" in line for line in told)
+    assert {Path(problem.file).name for problem in caught.value.problems} == {"disk1.png", "disk3.png"}
 
 
 @pytest.mark.slow
