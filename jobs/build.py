@@ -15,6 +15,8 @@ from toolkit.config_modules.loop import WHOLE_EPOCH
 from toolkit.config_modules.model import ModelConfig
 from toolkit.config_modules.process import DiffusionProcess, SliderProcess, TrainProcess, VaeProcess
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
+from toolkit.data.companions import CompanionSettings
+from toolkit.data.crops import CropSettings
 from toolkit.data.items import CaptionRules, MediaItem
 from toolkit.data.order import EpochOrder
 from toolkit.data.scan import scan_dataset
@@ -71,13 +73,15 @@ def scan_datasets(section: TrainingSection, *, size_multiple: int, rescan: bool 
             trigger_word=dataset.trigger_word,
             captioned=isinstance(section, TrainProcess),
             caption_rules=caption_rules(dataset),
-            use_buckets=dataset.buckets,
+            use_buckets=dataset.buckets and not dataset.square_crop,
             num_repeats=dataset.num_repeats,
             flip_x=dataset.flip_x,
             flip_y=dataset.flip_y,
             is_reg=dataset.is_reg,
             loss_multiplier=dataset.loss_multiplier,
             alpha_color=dataset.alpha_color,
+            crops=crop_settings(dataset),
+            companions=companion_settings(dataset),
             strict=dataset.strict,
             rescan=rescan,
         )
@@ -100,6 +104,31 @@ def caption_rules(dataset: DatasetConfig) -> CaptionRules:
         random_triggers=tuple(dataset.random_triggers),
         random_triggers_max=dataset.random_triggers_max,
         variants=dataset.caption_variants if dataset.cache_text_embeddings else None,
+    )
+
+
+def crop_settings(dataset: DatasetConfig) -> CropSettings:
+    """How a dataset's pictures are cut; so many times in all if their latents are cached."""
+    return CropSettings(
+        scale=dataset.scale,
+        random_crop=dataset.random_crop,
+        random_scale=dataset.random_scale,
+        own_size=dataset.cuts_at_own_size,
+        num_draws=dataset.cached_crops if dataset.caches_latents else None,
+    )
+
+
+def companion_settings(dataset: DatasetConfig) -> CompanionSettings:
+    """The masks, control pictures and points of interest of a dataset."""
+    return CompanionSettings(
+        mask_folder=None if dataset.mask_path is None else resolve_path(dataset.mask_path),
+        alpha_mask=dataset.alpha_mask,
+        invert_mask=dataset.invert_mask,
+        mask_min_value=dataset.mask_min_value,
+        control_folders=tuple(resolve_path(folder) for folder in dataset.control_folders),
+        control_color=dataset.control_transparent_color,
+        aligned_controls=dataset.full_size_control_images,
+        poi=dataset.poi,
     )
 
 

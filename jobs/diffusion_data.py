@@ -13,6 +13,7 @@ from jobs.session import Session
 from toolkit.config_modules.process import DiffusionProcess
 from toolkit.data.batches import BatchMaker
 from toolkit.data.caption_draws import are_countable, fullest_captions, possible_captions
+from toolkit.data.crops import all_drawn
 from toolkit.data.items import Batch, MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.order import EpochOrder
@@ -148,16 +149,13 @@ def _cached_latents(
 ) -> LatentCache | None:
     """The latents of the datasets that ask for it; on disk if any of them says so."""
     model, device = trained.model, trained.device
-    wanted = {
-        index
-        for index, dataset in enumerate(section.datasets)
-        if dataset.cache_latents or dataset.cache_latents_to_disk
-    }
+    wanted = {index for index, dataset in enumerate(section.datasets) if dataset.caches_latents}
     if not wanted:
         return None
     on_disk = any(section.datasets[index].cache_latents_to_disk for index in wanted)
     cache = LatentCache(cache_root() / "latents" if on_disk else None, model.vae_hash)
     chosen = [item for item in items if int(item.dataset.partition(":")[0]) in wanted]
+    chosen = all_drawn(chosen, build.seed(section))
     session.phase("caching", "Caching latents")
     count = cache.fill(
         chosen,

@@ -149,6 +149,7 @@ def make_losses(section: DiffusionProcess, trained: TrainedModel, prompts: Promp
         mask_prior=train.inverted_mask_prior_multiplier if train.inverted_mask_prior else 0.0,
         guidance=train.differential_guidance_scale if train.do_differential_guidance else None,
         guide=make_guide(section),
+        normalized=train.normalize_masked_loss,
     )
 
 
@@ -170,7 +171,10 @@ def conditioner(model: Architecture, prompts: PromptCache | None) -> Condition:
 
 @dataclass(frozen=True)
 class LossProgram:
-    """batch -> per-item losses, whole or in parts. mask_prior, guidance: 0 and None are off."""
+    """batch -> per-item losses, whole or in parts. mask_prior, guidance: 0 and None are off.
+
+    normalized: a masked item's loss is the mean over what its mask lets count, else over all of it.
+    """
 
     model: Architecture
     device: torch.device
@@ -183,6 +187,7 @@ class LossProgram:
     mask_prior: float = 0.0
     guidance: float | None = None
     guide: Guide = Guide()
+    normalized: bool = True
 
     def __call__(self, batch: Batch) -> ItemLosses | Generator[ItemLosses, None, None]:
         """The losses of a batch that is still on the CPU."""
@@ -264,6 +269,7 @@ class LossProgram:
             criterion=self.criterion,
             weighting=self.weighting,
             mask=mask,
+            normalized=self.normalized,
         )
 
     def _base(self, noised: Noised, conditioning: Any) -> Tensor:

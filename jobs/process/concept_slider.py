@@ -84,6 +84,7 @@ def _losses(
             encode=condition,
             rule=rule,
             mask=batch.mask,
+            normalized=section.train.normalize_masked_loss,
         )
 
     return losses

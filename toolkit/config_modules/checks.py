@@ -21,6 +21,7 @@ from toolkit.config_modules.loss_checks import check_losses, check_weights, unre
 from toolkit.config_modules.names import FLOW_SAMPLERS
 from toolkit.config_modules.network_checks import check_network, unread_network_settings
 from toolkit.config_modules.optimizer_checks import advice, check_loop, check_rates
+from toolkit.config_modules.picture_checks import check_pictures, unread_by_pictures
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
@@ -51,7 +52,18 @@ _VAE_MODEL_REFUSED = {
     "is_v_pred": _NO_DENOISER,
     "prediction_type": _NO_DENOISER,
 }
-_VAE_DATASET_REFUSED = {"cache_latents": _LATENTS_CHANGE, "cache_latents_to_disk": _LATENTS_CHANGE}
+_WHOLE_PICTURES = "an autoencoder learns whole pictures, and sees no others beside them"
+_VAE_DATASET_REFUSED = {
+    "cache_latents": _LATENTS_CHANGE,
+    "cache_latents_to_disk": _LATENTS_CHANGE,
+} | dict.fromkeys(
+    ("mask_path", "alpha_mask", "control_path", "control_path_1", "control_path_2", "control_path_3"),
+    _WHOLE_PICTURES,
+)
+_FOLDER_KEYS = (
+    "folder_path", "dataset_path", "mask_path", "control_path", "control_path_1", "control_path_2",
+    "control_path_3",
+)  # fmt: skip
 _VAE_DATASET_IDLE = (
     "caption_ext", "default_caption", "trigger_word", "caption_dropout_rate", "cache_text_embeddings",
     "is_reg", "use_short_captions", "replacements", "random_triggers", "random_triggers_max",
@@ -68,6 +80,8 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
     yield from check_architecture(process)
     if not isinstance(process, GenerateProcess):
         yield from check_loop(process.train)
+    if isinstance(process, DiffusionProcess | VaeProcess):
+        yield from check_pictures(process)
     if isinstance(process, DiffusionProcess):
         yield from _check_trained_parts(process)
         yield from _check_text_cache(process)
@@ -109,6 +123,8 @@ def process_notes(process: AnyProcess) -> list[str]:
         for index, dataset in enumerate(process.datasets):
             for key in _VAE_DATASET_IDLE:
                 unread["datasets", index, key] = dataset, "an autoencoder's training reads no captions"
+    if isinstance(process, DiffusionProcess | VaeProcess):
+        unread |= unread_by_pictures(process)
     if isinstance(process, ConceptSliderProcess):
         unread |= unread_by_slider(process)
     if isinstance(process, SliderProcess):
@@ -135,10 +151,11 @@ def check_folders(raw: Mapping[str, Any]) -> Iterator[Finding]:
     """Dataset folders that are not there; takes raw data, so that it runs beside other errors."""
     entries = raw.get("datasets")
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        for key in ("folder_path", "dataset_path"):
-            folder = entry.get(key) if isinstance(entry, Mapping) else None
-            if isinstance(folder, str) and folder:
-                yield from _check_folder(folder, ("datasets", index, key))
+        for key in _FOLDER_KEYS:
+            named = entry.get(key) if isinstance(entry, Mapping) else None
+            for folder in named if isinstance(named, list) else [named]:
+                if isinstance(folder, str) and folder:
+                    yield from _check_folder(folder, ("datasets", index, key))
 
 
 def _check_folder(folder: str, location: Location) -> Iterator[Finding]:

@@ -14,8 +14,7 @@ from toolkit.paths import resolve_path
 
 _ONE_THREAD = "pictures are read ahead on one background thread"
 _NO_VIDEO = "only counts with num_frames above 1"
-_NO_CONTROL = "only counts with control pictures"
-_NO_MASK = "only counts with mask_path or alpha_mask"
+_NO_CONTROL = "only counts with controls"
 
 
 def _with_dot(extension: str) -> str:
@@ -40,11 +39,9 @@ class DatasetConfig(Section):
 
     ALIASES: ClassVar = {"dataset_path": "folder_path", "caption_type": "caption_ext"}
     NOT_YET: ClassVar = {
-        "random_crop": False, "random_scale": False,
-        "square_crop": False, "scale": 1.0, "poi": None, "prior_reg": False, "network_weight": 1.0,
+        "prior_reg": False, "network_weight": 1.0,
         "cache_clip_vision_to_disk": False,
-        "control_path": None, "control_path_1": None, "control_path_2": None, "control_path_3": None,
-        "controls": None, "inpaint_path": None, "mask_path": None, "alpha_mask": False,
+        "controls": None, "inpaint_path": None,
         "unconditional_path": None, "clip_image_path": None, "clip_image_from_same_folder": False,
         "clip_image_augmentations": None, "augments": None, "augmentations": None,
         "num_frames": 1, "extra_values": None, "standardize_images": False,
@@ -55,11 +52,8 @@ class DatasetConfig(Section):
     IDLE: ClassVar = {
         "num_workers": (2, _ONE_THREAD), "prefetch_factor": (2, _ONE_THREAD),
         "cache_latents_num_workers": (None, _ONE_THREAD),
-        "control_transparent_color": ([0, 0, 0], _NO_CONTROL),
-        "full_size_control_images": (True, _NO_CONTROL),
         "control_canny_threshold1": (100, _NO_CONTROL), "control_canny_threshold2": (200, _NO_CONTROL),
         "control_blur": (3, _NO_CONTROL), "control_size": (None, _NO_CONTROL),
-        "invert_mask": (False, _NO_MASK), "mask_min_value": (AnyOf(0.0, 0.1), _NO_MASK),
         "guidance_type": ("targeted", "only counts with unconditional_path"),
         "shuffle_augmentations": (False, "only counts with augmentations"),
         "replay_transforms": (True, "only counts with augmentations"),
@@ -111,6 +105,34 @@ class DatasetConfig(Section):
         ge=1,
         description="Bucket sides are multiples of this many pixels (null: the model's own multiple).",
     )
+    square_crop: bool = Field(False, description="Cut out squares of `resolution`, as buckets: false does.")
+    scale: Float = Field(
+        1.0,
+        gt=0,
+        le=4,
+        description="Factor of their size at which pictures count: no bucket is larger, no cut closer.",
+    )
+    random_crop: bool = Field(
+        False,
+        description="Cut at another place in every epoch, not at the middle; with buckets: false out of the "
+        "picture at its own size times `scale`.",
+    )
+    random_scale: bool = Field(
+        False,
+        description="Cut out another size in every epoch, from the bucket's own pixels to all there is.",
+    )
+    poi: Text | None = Field(
+        None,
+        min_length=1,
+        description="Point of interest, by its name in the `poi` of a JSON file beside each picture, that "
+        "every cut shows; place and size are drawn anew in every epoch.",
+    )
+    cached_crops: Int = Field(
+        4,
+        ge=1,
+        description="How many random cuts of each picture are encoded with cached latents; epochs take "
+        "them in turn.",
+    )
     flip_x: bool = Field(False, description="Also show every picture mirrored left to right.")
     flip_y: bool = Field(False, description="Also show every picture mirrored top to bottom.")
     num_repeats: Int = Field(1, ge=1, description="How often each picture is shown in an epoch.")
@@ -143,6 +165,32 @@ class DatasetConfig(Section):
     cache_text_embeddings: bool = Field(
         False, description="Encode every caption once and keep its embeddings."
     )
+    mask_path: Text | None = Field(
+        None,
+        min_length=1,
+        description="Folder of masks, named as their pictures: white counts in the loss, black does not.",
+    )
+    alpha_mask: bool = Field(
+        False, description="Take the pictures' own transparency for their masks: opaque counts."
+    )
+    invert_mask: bool = Field(False, description="Black (or transparent) counts, white does not.")
+    mask_min_value: Float = Field(
+        0.0, ge=0, le=1, description="How much the places that a mask leaves out count; 0.1 is usual."
+    )
+    control_path: list[Text] = Field(
+        [],
+        description="Folder of control pictures, named as their pictures, or a list, for models that see any.",
+    )
+    control_path_1: Text | None = Field(None, min_length=1, description="Folder of first control pictures.")
+    control_path_2: Text | None = Field(None, min_length=1, description="Folder of second control pictures.")
+    control_path_3: Text | None = Field(None, min_length=1, description="Folder of third control pictures.")
+    control_transparent_color: tuple[Channel, Channel, Channel] = Field(
+        (0, 0, 0), description="Red, green and blue that shows through transparent control pictures."
+    )
+    full_size_control_images: bool = Field(
+        True,
+        description="Cut control pictures as their pictures are; false squeezes all of it into 512 x 512.",
+    )
     alpha_color: tuple[Channel, Channel, Channel] = Field(
         (255, 255, 255), description="Red, green and blue, 0 to 255, that shows through transparent pixels."
     )
@@ -152,6 +200,8 @@ class DatasetConfig(Section):
         """A single resolution is a list of one."""
         if "resolution" in data and not isinstance(data["resolution"], list | tuple):
             data = {**data, "resolution": [data["resolution"]]}
+        if isinstance(data.get("control_path"), str):
+            data = {**data, "control_path": [data["control_path"]] if data["control_path"] else []}
         return data
 
     @property
@@ -163,3 +213,29 @@ class DatasetConfig(Section):
     def is_list(self) -> bool:
         """Whether a file lists the pictures and their captions."""
         return is_list(resolve_path(self.folder_path))
+
+    @property
+    def control_folders(self) -> list[str]:
+        """Every folder of control pictures, in order."""
+        numbered = (self.control_path_1, self.control_path_2, self.control_path_3)
+        return [*self.control_path, *(folder for folder in numbered if folder)]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks weigh the places of these pictures."""
+        return self.alpha_mask or self.mask_path is not None
+
+    @property
+    def cuts_anew(self) -> bool:
+        """Whether pictures are cut differently in every epoch."""
+        return self.random_crop or self.random_scale or self.poi is not None
+
+    @property
+    def cuts_at_own_size(self) -> bool:
+        """Whether random cuts are as large as the bucket in the picture's own pixels, times scale."""
+        return self.random_crop and not self.buckets and not self.square_crop
+
+    @property
+    def caches_latents(self) -> bool:
+        """Whether every picture is encoded once."""
+        return self.cache_latents or self.cache_latents_to_disk

@@ -42,8 +42,7 @@ def check_losses(process: DiffusionProcess) -> Iterator[Finding]:
     for key in weights[1:]:
         message = f"cannot be combined with train.{weights[0]}"
         yield ("train", key), _CONFLICT, message, "keep one of them"
-    cached = [each for each in process.datasets if each.cache_latents or each.cache_latents_to_disk]
-    if process.train.img_multiplier != 1 and cached:
+    if process.train.img_multiplier != 1 and any(each.caches_latents for each in process.datasets):
         message = "cannot be combined with cached latents, which are of the pictures as they are"
         yield ("train", "img_multiplier"), _CONFLICT, message, "use latent_multiplier, or cache no latents"
 
@@ -78,6 +77,8 @@ def unread_settings(process: DiffusionProcess) -> dict[str, str]:
     if not any(dataset.is_reg for dataset in process.datasets):
         reason = "no dataset has is_reg"
         unread |= dict.fromkeys(("reg_weight", "content_or_style_reg"), reason)
+    if not any(dataset.has_masks for dataset in process.datasets):
+        unread["normalize_masked_loss"] = "no dataset has masks"
     if train.multires_noise_iterations == 0:
         unread["multires_noise_discount"] = "only counts with multires_noise_iterations"
     return unread
@@ -155,6 +156,10 @@ def _check_priors(process: DiffusionProcess) -> Iterator[Finding]:
         elif process.train.train_text_encoder:
             message = "cannot be combined with train_text_encoder: the base's embeddings would move"
             yield ("train", key), _CONFLICT, message, "keep one of them"
+    if "inverted_mask_prior" in wanted and not any(dataset.has_masks for dataset in process.datasets):
+        message = "needs masks, and no dataset has any"
+        remedy = "set mask_path or alpha_mask for a dataset, or leave it out"
+        yield ("train", "inverted_mask_prior"), _CONFLICT, message, remedy
     if {"diff_output_preservation", "blank_prompt_preservation"} <= set(wanted):
         message = "cannot be combined with diff_output_preservation"
         yield ("train", "blank_prompt_preservation"), _CONFLICT, message, "keep one of them"

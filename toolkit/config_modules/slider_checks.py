@@ -21,7 +21,7 @@ _TRAIN = frozenset(LoopConfig.model_fields) | {
 _NOISE = {
     "discrete_flow_shift", "content_or_style", "min_denoising_steps", "max_denoising_steps", "noise_offset",
     "multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma", "force_consistent_noise",
-    "noise_multiplier", "random_noise_multiplier", "random_noise_shift",
+    "noise_multiplier", "random_noise_multiplier", "random_noise_shift", "normalize_masked_loss",
 }  # fmt: skip
 _CAPTIONS = frozenset({
     "caption_ext", "default_caption", "caption_dropout_rate", "is_reg", "use_short_captions", "replacements",
@@ -30,8 +30,8 @@ _CAPTIONS = frozenset({
 })  # fmt: skip
 _DATASET = _CAPTIONS | {
     "folder_path", "resolution", "buckets", "bucket_tolerance", "square_crop", "random_crop", "random_scale",
-    "scale", "poi", "flip_x", "flip_y", "alpha_color", "num_repeats", "loss_multiplier", "strict",
-    "mask_path", "alpha_mask", "invert_mask", "mask_min_value", "control_path", "control_path_1",
+    "scale", "poi", "cached_crops", "flip_x", "flip_y", "alpha_color", "num_repeats", "loss_multiplier",
+    "strict", "mask_path", "alpha_mask", "invert_mask", "mask_min_value", "control_path", "control_path_1",
     "control_path_2", "control_path_3", "control_transparent_color", "full_size_control_images",
     "cache_latents", "cache_latents_to_disk", "trigger_word", "cache_text_embeddings",
 }  # fmt: skip

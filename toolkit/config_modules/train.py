@@ -210,6 +210,11 @@ class TrainConfig(LoopConfig):
         description="Rescale the noise table so that it ends in pure noise (arXiv:2305.08891); needs v.",
     )
     reg_weight: Float = Field(1.0, ge=0, description="Weight of the losses of regularisation pictures.")
+    normalize_masked_loss: bool = Field(
+        True,
+        description="Average over what a mask lets count, so that small subjects count as much as "
+        "large ones; false averages over the whole picture, as kohya's scripts do.",
+    )
     inverted_mask_prior: bool = Field(
         False, description="Hold what the masks leave out to what the base model predicts there."
     )

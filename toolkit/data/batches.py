@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from toolkit.data.caption_draws import final_caption
+from toolkit.data.crops import drawn
 from toolkit.data.items import Batch, Bucket, MediaItem
 from toolkit.data.latent_cache import LatentCache, PixelLoader
+from toolkit.data.masks import MaskReader
 from toolkit.data.order import EpochOrder
 from toolkit.data.prompt_cache import PromptCache
-from toolkit.data.transforms import load_pixels
+from toolkit.data.transforms import load_control, load_pixels
 from toolkit.prompt_utils import Conditioning, concat
 from toolkit.seeding import keyed_generator
 
@@ -68,10 +70,11 @@ class BatchMaker:
         self._consistent_noise = consistent_noise
         self._reg_weight = reg_weight
         self._noise_candidates = noise_candidates
+        self._masks = MaskReader()
 
     def make(self, indices: Sequence[int], epoch: int) -> Batch:
         """The batch of these items, on the CPU, float32. Raises ValueError unless they share one bucket."""
-        items = tuple(self.items[index] for index in indices)
+        items = tuple(drawn(self.items[index], self.seed, epoch) for index in indices)
         if len({item.bucket for item in items}) != 1:
             raise ValueError(f"a batch needs items of exactly one bucket, got {[i.bucket for i in items]}")
         captions = tuple(self.caption(item, epoch) for item in items)
@@ -89,6 +92,8 @@ class BatchMaker:
             latents=latents,
             pixels=self._pixels(items) if latents is None else None,
             conditioning=self._conditioning(captions),
+            mask=self._mask(items),
+            controls=self._controls(items),
         )
 
     def stream(self, order: EpochOrder, start: int = 0) -> Iterator[tuple[int, Batch]]:
@@ -150,6 +155,26 @@ class BatchMaker:
 
     def _pixels(self, items: Sequence[MediaItem]) -> Tensor:
         return torch.stack([self._load(i.path, i.bucket, i.placement, i.alpha_color) for i in items])
+
+    def _mask(self, items: Sequence[MediaItem]) -> Tensor | None:
+        """(B, 1, h, w), or None if no item has one or there are no latents to weigh."""
+        if self._latent_shape is None:
+            return None
+        _, rows, columns = self._latent_shape(items[0].bucket)
+        return self._masks.read(items, (rows, columns))
+
+    def _controls(self, items: Sequence[MediaItem]) -> tuple[Tensor, ...]:
+        """The control pictures, each (B, 3, H, W). Raises ValueError unless all items have equally many."""
+        if len({len(item.control_paths) for item in items}) > 1:
+            raise ValueError(f"items with {[len(item.control_paths) for item in items]} control pictures")
+        loaded = [
+            [
+                load_control(path, i.bucket, i.placement, i.control_color, full_size=i.full_size_controls)
+                for path in i.control_paths
+            ]
+            for i in items
+        ]
+        return tuple(torch.stack(each) for each in zip(*loaded, strict=True))
 
     def _conditioning(self, captions: Sequence[str]) -> Conditioning | None:
         """Raises ValueError if the cache was not filled with these captions."""

@@ -10,9 +10,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
@@ -20,6 +21,7 @@ from toolkit.errors import DatasetError, Problem
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
 
 # What Pillow may find behind those suffixes. EPS and friends, which run other programs, stay out.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # JPEG includes MPO
@@ -49,12 +51,17 @@ _NOT_PICTURES = {
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a verified picture is: hash of the file's bytes, upright size in pixels, remarks for the user."""
+    """What a verified picture is: hash of the file's bytes, upright size in pixels, remarks for the user.
+
+    mask_range: lowest and highest value, 0 to 255, of the mask that the picture carries in its transparency,
+    None without; of a mask its own.
+    """
 
     sha256: str
     width: int
     height: int
     remarks: tuple[str, ...] = ()
+    mask_range: tuple[int, int] | None = None
 
 
 def unreadable(path: Path, reason: str, *, code: str = "data.unreadable_image") -> DatasetError:
@@ -99,7 +106,18 @@ def _decode(data: bytes) -> Image.Image:
     image.load()
     if image.mode not in READABLE_MODES:
         raise ValueError(f"pictures of mode {image.mode} are not supported; save it as 8-bit RGB")
+    if image.format == "PNG" and "transparency" in image.info:
+        _match_transparency(image, depth=data[24])
     return image
+
+
+def _match_transparency(image: Image.Image, depth: int) -> None:
+    """Bring the one transparent colour of a PNG, told in its own bit depth, to the 8 bits of its pixels."""
+    told = image.info["transparency"]
+    if image.mode == "L" and depth < 8:
+        image.info["transparency"] = told * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in told)
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, str | None]:
@@ -141,20 +159,36 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    return _from_16_bit(image) if image.mode == "I" or image.mode.startswith("I;16") else image
+
+
+def _rgba(image: Image.Image) -> Image.Image | None:
+    """An 8-bit picture with its transparency, None if it has none."""
+    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
+        return None
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGBA")
+
+
 def to_rgb(image: Image.Image, alpha_color: tuple[int, int, int] = WHITE) -> Image.Image:
     """A decoded picture of any mode to 8-bit RGB; transparent parts take on `alpha_color`."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _from_16_bit(image)
+    image = _in_8_bits(image)
     if image.mode == "CMYK":
         return _from_cmyk(image)
-    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
+    rgba = _rgba(image)
+    if rgba is None:
         return image.convert("RGB")
-    if image.mode in ("La", "PA"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    rgba = image.convert("RGBA")
     flat = Image.new("RGB", rgba.size, alpha_color)
     flat.paste(rgba, mask=rgba.getchannel("A"))
     return flat
+
+
+def opacity(image: Image.Image) -> Image.Image | None:
+    """The opacity of a decoded picture, 8-bit grey; None if it has no transparency."""
+    rgba = _rgba(_in_8_bits(image))
+    return None if rgba is None else rgba.getchannel("A")
 
 
 def open_rgb(path: Path, alpha_color: tuple[int, int, int] = WHITE) -> Image.Image:
@@ -162,6 +196,21 @@ def open_rgb(path: Path, alpha_color: tuple[int, int, int] = WHITE) -> Image.Ima
     data = _read_bytes(path)
     with _naming(path):
         return to_rgb(_upright(_decode(data))[0], alpha_color)
+
+
+def open_mask(path: Path, *, from_alpha: bool = False) -> Image.Image:
+    """The mask of a file, upright, 8-bit grey: its greys on black, or its opacity. Raises DatasetError."""
+    data = _read_bytes(path)
+    with _naming(path):
+        image = _upright(_decode(data))[0]
+        if not from_alpha:
+            return to_rgb(image, BLACK).convert("L")
+        return opacity(image) or Image.new("L", image.size, 255)
+
+
+def _range(grey: Image.Image) -> tuple[int, int]:
+    low, high = cast(tuple[int, int], grey.getextrema())
+    return low, high
 
 
 def inspect_image(path: Path) -> ImageFacts:
@@ -173,7 +222,15 @@ def inspect_image(path: Path) -> ImageFacts:
         upright, remark = _upright(image)
         if upright.mode == "I":
             _from_16_bit(upright)
+        alpha = opacity(upright)
+        mask_range = None if alpha is None else _range(alpha)
     remarks = [remark] if remark else []
     if num_frames > 1 and image.format != "MPO":  # MPO: a photo with a second view of the same scene
         remarks.append(f"animated ({num_frames} frames); the first one is used")
-    return ImageFacts(hashlib.sha256(data).hexdigest(), *upright.size, tuple(remarks))
+    return ImageFacts(hashlib.sha256(data).hexdigest(), *upright.size, tuple(remarks), mask_range)
+
+
+def inspect_mask(path: Path) -> ImageFacts:
+    """The same for a mask: its mask_range is that of its greys. Raises DatasetError."""
+    facts = inspect_image(path)
+    return replace(facts, mask_range=_range(open_mask(path)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.data.image_files import ImageFacts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # A file this young may change again without its time changing (2 s on FAT), so it is not remembered yet.
 SETTLING_S = 2.5
 
@@ -26,18 +26,27 @@ def _stamp(stat: os.stat_result) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
+def _range(values: Any) -> tuple[int, int] | None:
+    return None if values is None else (int(values[0]), int(values[1]))
+
+
 class ImageMemo:
     """Facts of the pictures of one dataset (a folder or a list), kept in one JSON file outside of it.
 
-    forget: begin without what was remembered, so that every picture is verified anew.
+    kind: what the pictures are looked at as; each kind has files of its own. forget: begin without what was remembered, so that every picture is verified anew.
     """
 
     def __init__(
-        self, dataset_folder: Path, cache_folder: Path | None = None, *, forget: bool = False
+        self,
+        dataset_folder: Path,
+        cache_folder: Path | None = None,
+        *,
+        kind: str = "images",
+        forget: bool = False,
     ) -> None:
         folder = dataset_folder.resolve()
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
-        self.path = (cache_folder or user_cache_root()) / "images" / f"{name}.json"
+        self.path = (cache_folder or user_cache_root()) / kind / f"{name}.json"
         self._folder = folder
         self._old: dict[str, Any] = {} if forget else self._read()
         self._new: dict[str, dict[str, Any]] = {}
@@ -60,9 +69,13 @@ class ImageMemo:
             return None
         try:
             facts = ImageFacts(
-                str(entry["sha256"]), int(entry["width"]), int(entry["height"]), tuple(entry["remarks"])
+                str(entry["sha256"]),
+                int(entry["width"]),
+                int(entry["height"]),
+                tuple(entry["remarks"]),
+                _range(entry["mask_range"]),
             )
-        except (KeyError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             return None
         self._new[name] = entry
         return facts
@@ -77,6 +90,7 @@ class ImageMemo:
             "width": facts.width,
             "height": facts.height,
             "remarks": list(facts.remarks),
+            "mask_range": facts.mask_range,
         }
 
     def save(self) -> None:

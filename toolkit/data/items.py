@@ -65,13 +65,46 @@ PLAIN = CaptionRules()
 
 
 @dataclass(frozen=True, slots=True)
+class CropChoice:
+    """Where an item may be cut, drawn anew in every epoch: see toolkit.data.crops.
+
+    size: the picture's own width and height. least, most: factors of it between which the picture is scaled
+    before the bucket is cut out. moves: at any place, else at the middle. poi: (left, top, right, bottom) in
+    the picture's own pixels that every cut shows if it can. num_draws: epochs take so many draws in turn;
+    None: each has its own.
+    """
+
+    size: tuple[int, int]
+    least: float
+    most: float
+    moves: bool
+    poi: tuple[float, float, float, float] | None = None
+    num_draws: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSource:
+    """What says how much each place of an item counts: a grey picture, or the transparency of one.
+
+    White (or opaque) counts fully, black (or transparent) as `minimum`; inverted: the other way round.
+    """
+
+    path: Path
+    from_alpha: bool = False
+    inverted: bool = False
+    minimum: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class MediaItem:
     """One picture of one dataset at one resolution. Equal in every process that scans the same folder.
 
     id: sha256 of the file's bytes, with dataset, resolution, flip and repeat. caption: as read from its
     source, trigger word in place, before any dropout or shuffle (those are drawn per epoch); caption_source:
     the same before the trigger word was placed. source_size: width and height of the picture before
-    scaling, None for an item without one.
+    scaling, None for an item without one. placement: the middle of the picture, or what an epoch drew from
+    `crops`. control_paths: pictures that the model sees beside the noise, laid on control_color; unless
+    full_size_controls they are made a square.
     """
 
     id: str
@@ -88,7 +121,10 @@ class MediaItem:
     network_weight: float = 1.0
     alpha_color: tuple[int, int, int] = (255, 255, 255)
     control_paths: tuple[Path, ...] = ()
-    mask_path: Path | None = None
+    control_color: tuple[int, int, int] = (0, 0, 0)
+    full_size_controls: bool = True
+    crops: CropChoice | None = None
+    mask: MaskSource | None = None
     source_size: tuple[int, int] | None = None
 
 
@@ -98,7 +134,8 @@ class Batch:
 
     captions: the final text of each item. pixels (B, 3, H, W) in [-1, 1] or latents (B, C, h, w) (one of
     both may be None); noise like latents; mixed_noise, if given, is mixed in where noise is in the target;
-    t (B,) in [0, 1]; weights (B,); mask (B, 1, h, w) or None.
+    t (B,) in [0, 1]; weights (B,); mask (B, 1, h, w) in [0, 1], or None if no item has one. controls: each
+    (B, 3, H, W) in [-1, 1], the first of every item, the second and so on.
     conditioning is None when the text encoder runs inside the step.
     """
 
@@ -112,6 +149,7 @@ class Batch:
     pixels: Tensor | None = None
     conditioning: Conditioning | None = None
     mask: Tensor | None = None
+    controls: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)

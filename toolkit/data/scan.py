@@ -6,24 +6,24 @@ Nothing is swallowed: every file that cannot be used is a Problem, everything wo
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.data.buckets import choose_bucket, enlargement, place
 from toolkit.data.caption_sources import CaptionSource, note_orphans, read_captions
 from toolkit.data.captions import Caption, insert_trigger, normalize_extension
+from toolkit.data.companions import NO_COMPANIONS, Companions, CompanionSettings, find_companions
+from toolkit.data.crops import AT_THE_MIDDLE, CropSettings
 from toolkit.data.dataset_list import is_list, read_list
 from toolkit.data.findings import Findings, first_names
-from toolkit.data.image_files import IMAGE_SUFFIXES, WHITE, ImageFacts, inspect_image
+from toolkit.data.image_files import IMAGE_SUFFIXES, WHITE, ImageFacts
 from toolkit.data.image_memo import ImageMemo
+from toolkit.data.inspection import Progress, inspect_all, walk_files
 from toolkit.data.items import PLAIN, Bucket, CaptionRules, MediaItem
 from toolkit.errors import DatasetError, Problem
 
-SKIPPED_FOLDERS = frozenset(("_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"))
 UNREAD_SUFFIXES = frozenset(
     (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".jp2", ".j2k")
     + (".apng", ".tga", ".psd", ".svg", ".ico", ".ppm", ".pgm", ".pnm", ".exr", ".hdr")
@@ -31,8 +31,6 @@ UNREAD_SUFFIXES = frozenset(
     + (".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv")
 )
 NOTICEABLE_ENLARGEMENT = 1.05  # below this nobody sees the blur
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +74,7 @@ class _Rules:
     caption_rules: CaptionRules
     settings: dict[str, object]  # fields that every MediaItem of the dataset shares
     is_reg: bool
-
-
-def walk_files(folder: Path) -> Iterator[str]:
-    """Relative paths ('/' between parts) of all visible files, sorted; links are followed, loops are not."""
-    seen: set[str] = set()
-    found: list[str] = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED_FOLDERS)
-        found += [Path(root, f).relative_to(folder).as_posix() for f in files if not f.startswith(".")]
-    yield from sorted(found)
+    crops: CropSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +87,20 @@ class _Found:
     others: tuple[str, ...] = ()  # the other files of the folder
 
 
-def _find_pictures(path: Path, captions: CaptionSource, findings: Findings) -> _Found:
-    """The pictures of a folder, or of a file that lists them. Appends a problem if there are none."""
+def _find_pictures(
+    path: Path, captions: CaptionSource, findings: Findings, without: Sequence[Path]
+) -> _Found:
+    """The pictures of a folder, or of a file that lists them. Appends a problem if there are none.
+
+    without: folders of other pictures, wherever they lie.
+    """
     if is_list(path):
         return _listed_pictures(path, captions, findings)
     if not path.is_dir():
         reason = "is a file, not a folder of pictures" if path.exists() else "no such folder"
         findings.problems.append(Problem("data.no_folder", reason, file=str(path)))
         return _Found(path, [], captions)
-    files = list(walk_files(path))
+    files = list(walk_files(path, without))
     pictures = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
     _note_unread(path, files, findings)
     if not pictures:
@@ -142,47 +131,6 @@ def _note_unread(folder: Path, files: list[str], findings: Findings) -> list[str
     return unread
 
 
-def _inspect_all(
-    folder: Path, names: list[str], memo: ImageMemo, findings: Findings, progress: Progress | None
-) -> dict[str, ImageFacts]:
-    """Facts of every usable picture; the others become problems."""
-
-    def inspect(name: str) -> ImageFacts | Problem:
-        path = folder / name
-        try:
-            stat = path.stat()
-            facts = memo.get(name, stat)
-            if facts is None:
-                facts = inspect_image(path)
-                memo.put(name, stat, facts)
-        except DatasetError as error:
-            return error.problems[0]
-        except OSError as error:
-            return Problem("data.unreadable_image", f"cannot be read: {error.strerror}", file=str(path))
-        return facts
-
-    facts: dict[str, ImageFacts] = {}
-    # Pillow decodes outside the interpreter lock.
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for done, (name, found) in enumerate(zip(names, pool.map(inspect, names), strict=True), start=1):
-            if isinstance(found, Problem):
-                findings.problems.append(found)
-            else:
-                facts[name] = found
-            if progress is not None:
-                progress(done, len(names))
-    try:
-        memo.save()
-    except OSError as error:
-        reason = f"cannot be written ({error.strerror}); pictures are verified in full each time"
-        findings.notes.append(f"{memo.path}: {reason}")
-    odd = {name: "; ".join(fact.remarks) for name, fact in facts.items() if fact.remarks}
-    shown = [f"{name}: {remark}" for name, remark in odd.items()]
-    told = f"{len(odd)} pictures are not shown whole or as they are meant"
-    findings.odd(folder, told, odd, shown=shown, code="data.odd_picture")
-    return facts
-
-
 def item_id(
     sha256: str, dataset: str, resolution: int, flip: tuple[bool, bool] = (False, False), repeat: int = 0
 ) -> str:
@@ -192,18 +140,23 @@ def item_id(
 
 
 def _make_items(
-    folder: Path, facts: dict[str, ImageFacts], captions: dict[str, str], rules: _Rules
+    folder: Path,
+    facts: dict[str, ImageFacts],
+    captions: dict[str, str],
+    companions: dict[str, Companions],
+    rules: _Rules,
 ) -> Iterator[MediaItem]:
     num_seen: Counter[str] = Counter()  # copies of one picture count as further repeats of it
     trigger, prepend = rules.caption_rules.trigger_word, rules.caption_rules.prepend_trigger
     for name, source in captions.items():
         caption = insert_trigger(source, trigger, prepend=prepend)
-        fact = facts[name]
+        fact, beside = facts[name], companions[name]
         size = (fact.width, fact.height)
         first_repeat = num_seen[fact.sha256] * rules.num_repeats
         num_seen[fact.sha256] += 1
         for resolution in rules.resolutions:
-            bucket = choose_bucket(*size, resolution, rules.size_multiple, square=not rules.use_buckets)
+            counted, square = rules.crops.counted(*size), not rules.use_buckets
+            bucket = choose_bucket(*counted, resolution, rules.size_multiple, square=square)
             for flip in rules.flips:
                 placement = place(*size, bucket, flip_x=flip[0], flip_y=flip[1])
                 for repeat in range(first_repeat, first_repeat + rules.num_repeats):
@@ -219,6 +172,9 @@ def _make_items(
                         caption_source=source,
                         caption_rules=rules.caption_rules,
                         is_reg=rules.is_reg,
+                        crops=rules.crops.choice(size, bucket, beside.poi),
+                        mask=beside.mask,
+                        control_paths=beside.controls,
                         **rules.settings,  # type: ignore[arg-type]
                     )
 
@@ -275,6 +231,8 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     loss_multiplier: float = 1.0,
     network_weight: float = 1.0,
     alpha_color: tuple[int, int, int] = WHITE,
+    crops: CropSettings = AT_THE_MIDDLE,
+    companions: CompanionSettings = NO_COMPANIONS,
     strict: bool = False,
     memo: Path | None = None,
     rescan: bool = False,
@@ -293,6 +251,8 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
         "loss_multiplier": loss_multiplier,
         "network_weight": network_weight,
         "alpha_color": alpha_color,
+        "control_color": companions.control_color,
+        "full_size_controls": companions.aligned_controls,
     }
     rules = _Rules(
         name=name if name is not None else folder.resolve().name,
@@ -304,6 +264,7 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
         caption_rules=replace(caption_rules, trigger_word=trigger_word, prepend_trigger=not is_reg),
         settings=settings,
         is_reg=is_reg,
+        crops=crops,
     )
     findings = Findings(strict)
     if len(rules.resolutions) < len(resolutions):
@@ -311,13 +272,16 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     source = CaptionSource(
         normalize_extension(caption_ext), default_caption, use_short_captions, tuple(replacements)
     )
-    found = _find_pictures(folder, source, findings)
+    found = _find_pictures(folder, source, findings, companions.folders)
     verified = ImageMemo(folder, memo, forget=rescan)
-    facts = _inspect_all(found.folder, found.names, verified, findings, progress) if found.names else {}
+    facts = {}
+    if found.names:
+        facts = inspect_all(found.folder, found.names, verified, findings, progress=progress)
     captions = dict.fromkeys(facts, "")
     if captioned:
         note_orphans(found.folder, found.others, found.names, found.captions, findings)
         captions = read_captions(found.folder, facts, found.captions, findings)
-    items = list(_make_items(found.folder, facts, captions, rules))
+    beside = find_companions(found.folder, facts, companions, memo, findings, rescan=rescan)
+    items = list(_make_items(found.folder, facts, captions, beside, rules))
     _note_sizes_and_copies(found.folder, facts, items, findings)
     return ScanResult(items, findings.problems, findings.notes, num_pictures=len(captions))

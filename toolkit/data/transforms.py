@@ -1,6 +1,6 @@
-"""From a picture's file to the pixels of its bucket.
+"""From a picture's file to the pixels of its bucket; its mask and control pictures the same way.
 
-Legend: B batch, H W image rows and columns (pixels).
+Legend: H W image rows and columns (pixels), h w latent rows and columns.
 """
 
 from __future__ import annotations
@@ -12,17 +12,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from toolkit.data.image_files import WHITE, open_rgb
-from toolkit.data.items import Bucket, Placement
+from toolkit.data.image_files import WHITE, open_mask, open_rgb
+from toolkit.data.items import Bucket, MaskSource, Placement
+
+SMALL_CONTROL = 512  # side of control pictures that do not follow their bucket
 
 
-def fit(image: Image.Image, bucket: Bucket, placement: Placement) -> Image.Image:
+def fit(
+    image: Image.Image,
+    bucket: Bucket,
+    placement: Placement,
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
     """Scale, cut and flip a picture into its bucket."""
     size = (placement.scaled_width, placement.scaled_height)
     if image.size != size:
-        image = image.resize(size, Image.Resampling.LANCZOS)  # Pillow widens the filter when it reduces
+        image = image.resize(size, resampling)  # Pillow widens the filter when it reduces
     left, top = placement.left, placement.top
     image = image.crop((left, top, left + bucket.width, top + bucket.height))
+    return _flipped(image, placement)
+
+
+def _flipped(image: Image.Image, placement: Placement) -> Image.Image:
     if placement.flip_x:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if placement.flip_y:
@@ -41,3 +52,30 @@ def load_pixels(
 ) -> Tensor:
     """A picture's file -> pixels (3, H, W) float32 in [-1, 1], H and W of the bucket. Raises DatasetError."""
     return image_to_tensor(fit(open_rgb(path, alpha_color), bucket, placement))
+
+
+def load_control(
+    path: Path, bucket: Bucket, placement: Placement, color: tuple[int, int, int], *, full_size: bool = True
+) -> Tensor:
+    """A control picture -> (3, H, W) float32 in [-1, 1], cut as its picture is; `color` shows through it.
+
+    Not full_size: all of it made (3, 512, 512), flipped as its picture is. Raises DatasetError.
+    """
+    image = open_rgb(path, color)
+    if full_size:
+        return image_to_tensor(fit(image, bucket, placement))
+    square = image.resize((SMALL_CONTROL, SMALL_CONTROL), Image.Resampling.LANCZOS)
+    return image_to_tensor(_flipped(square, placement))
+
+
+def load_mask(mask: MaskSource, bucket: Bucket, placement: Placement, size: tuple[int, int]) -> Tensor:
+    """How much each latent counts: (1, h, w) float32 in [0, 1] for size (h, w), the mean over its area.
+
+    Scaled, cut and flipped as the picture is. Raises DatasetError.
+    """
+    image = fit(open_mask(mask.path, from_alpha=mask.from_alpha), bucket, placement, Image.Resampling.BOX)
+    values = torch.from_numpy(numpy.array(image, dtype=numpy.float32)).div_(255.0)
+    values = torch.nn.functional.adaptive_avg_pool2d(values[None], size)
+    if mask.inverted:
+        values = 1 - values
+    return mask.minimum + (1 - mask.minimum) * values

@@ -167,10 +167,11 @@ def errors_of(
     criterion: Criterion,
     weighting: Weighting | None = None,
     mask: Tensor | None = None,
+    normalized: bool = True,
 ) -> ItemLosses:
     """prediction and target (B, C, h, w), t (B,), mask (B, 1, h, w) or None -> what every item is off by.
 
-    Weighted by noise level and mask; not reduced over the batch.
+    Weighted by noise level and mask; not reduced over the batch. normalized: see sum_valid.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         t = _beside(t, prediction)
@@ -178,7 +179,7 @@ def errors_of(
         if weighting is not None:
             weights = weighting(model.objective, t)
             errors = errors * weights.reshape(-1, *[1] * (errors.ndim - 1))
-        return _sum_valid(errors, mask)
+        return sum_valid(errors, mask, normalized=normalized)
 
 
 def diffusion_loss(
@@ -190,6 +191,7 @@ def diffusion_loss(
     conditioning: Any = None,
     latents: Tensor | None = None,
     multipliers: Multipliers = Multipliers(),
+    normalized: bool = True,
 ) -> ItemLosses:
     """The error of the model's prediction for every item, weighted by noise level and mask, not reduced.
 
@@ -211,15 +213,22 @@ def diffusion_loss(
         criterion=criterion,
         weighting=weighting,
         mask=batch.mask,
+        normalized=normalized,
     )
 
 
-def _sum_valid(errors: Tensor, mask: Tensor | None) -> ItemLosses:
-    """errors (B, ...) and how much each element counts -> sums and counts (B,)."""
+def sum_valid(errors: Tensor, mask: Tensor | None, *, normalized: bool = True) -> ItemLosses:
+    """errors (B, C, h, w), mask (B, 1, h, w) in [0, 1] or None: how much each place counts -> losses of items.
+
+    normalized: counts are what the mask lets count, so per_item is a weighted mean; else they are all
+    elements, and a small mask makes a small loss.
+    """
     if mask is None:
         sums = errors.flatten(1).sum(1)
         return ItemLosses(sums, torch.full_like(sums, errors[0].numel()))
     valid = _beside(mask, errors).expand_as(errors)
     # Where nothing counts, an infinite error must not turn into 0 * inf.
     counted = torch.where(valid > 0, errors * valid, torch.zeros_like(errors))
-    return ItemLosses(counted.flatten(1).sum(1), valid.flatten(1).sum(1))
+    sums = counted.flatten(1).sum(1)
+    counts = valid.flatten(1).sum(1) if normalized else torch.full_like(sums, errors[0].numel())
+    return ItemLosses(sums, counts)

@@ -20,7 +20,7 @@ class ArchitectureEntry:
     token has along a side, None for a UNet. embedding_keys: what a file of textual inversion calls the
     vectors of each text encoder, in their order; empty where none can be learned. own_keys: keys of a config
     that only such models read. distilled: guidance is an input of the network, so that pictures are drawn
-    without a negative prompt.
+    without a negative prompt. num_controls: how many control pictures of an item it sees, at most.
     """
 
     name: str
@@ -34,6 +34,7 @@ class ArchitectureEntry:
     embedding_keys: tuple[str, ...] = ()
     own_keys: tuple[str, ...] = ()
     distilled: bool = False
+    num_controls: int = 0
 
     @property
     def supported(self) -> bool:

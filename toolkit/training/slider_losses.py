@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toolkit.diffusion.diffusion_loss import Denoiser, ItemLosses
+from toolkit.diffusion.diffusion_loss import Denoiser, ItemLosses, sum_valid
 from toolkit.networks.base import Network
 from toolkit.prompt_utils import Conditioning
 
@@ -91,13 +91,14 @@ def slider_losses(
     encode: Encoder,
     rule: SlideRule,
     mask: Tensor | None = None,
+    normalized: bool = True,
 ) -> Generator[ItemLosses, None, None]:
     """The loss of noisy (B, C, h, w) at t (B,), in parts that add up: for each sign, and each anchor at it.
 
     Per item it is the mean over the terms: one for each sign, and with anchors one more, theirs averaged
     and weighted. The network has a part's strength until the next part is asked for, so that a backward
     pass which recomputes activations finds it. encode is called anew for every part: an encoder may be in
-    training. mask (B, 1, h, w): how much each place counts, or None.
+    training. mask (B, 1, h, w), normalized: see toolkit.diffusion.diffusion_loss.sum_valid.
     """
     anchors = list(zip(prompts.anchors, rule.anchor_multipliers, strict=True))
 
@@ -112,18 +113,10 @@ def slider_losses(
     for sign in rule.signs:
         target = slide_target(base, direction, sign * rule.strength, normalised=rule.normalised)
         with at_strength(network, sign * rule.multiplier):
-            yield _squared(predict(prompts.target) - target, mask, 1 / num_terms)
+            errors = predict(prompts.target) - target
+            yield sum_valid(errors**2 / num_terms, mask, normalized=normalized)
         for (text, multiplier), kept in zip(anchors, held, strict=True):
             weight = rule.anchor_weight / (num_terms * len(rule.signs) * len(anchors))
             with at_strength(network, sign * multiplier):
-                yield _squared(predict([text] * len(noisy)) - kept, mask, weight)
-
-
-def _squared(errors: Tensor, mask: Tensor | None, weight: float) -> ItemLosses:
-    """errors (B, C, h, w) -> the weighted mean square of each item, over what the mask lets count."""
-    squares = weight * errors**2
-    if mask is None:
-        sums = squares.flatten(1).sum(1)
-        return ItemLosses(sums, torch.full_like(sums, squares[0].numel()))
-    valid = mask.to(errors.device, torch.float32).expand_as(errors)
-    return ItemLosses((squares * valid).flatten(1).sum(1), valid.flatten(1).sum(1))
+                errors = predict([text] * len(noisy)) - kept
+                yield sum_valid(weight * errors**2, mask, normalized=normalized)

@@ -24,6 +24,7 @@ def job(train: dict[str, Any], **changes: Any) -> str:
     return yaml.safe_dump({"job": "train", "config": {"name": "run", "process": [entry]}}, sort_keys=False)
 
 
+MASKED = [{"folder_path": "pictures", "alpha_mask": True}]
 FLOW = {"noise_scheduler": "flowmatch"}
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"min_snr_gamma": 5, "snr_gamma": 5}, {}, "train.snr_gamma"),
@@ -40,7 +41,8 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (PRESERVING | {"train_text_encoder": True}, {}, "train.diff_output_preservation"),
     ({"diff_output_preservation": True}, {}, "train.diff_output_preservation"),
     (PRESERVING | {"blank_prompt_preservation": True}, {}, "train.blank_prompt_preservation"),
-    ({"inverted_mask_prior": True}, {"network": None}, "train.inverted_mask_prior"),
+    ({"inverted_mask_prior": True}, {"network": None, "datasets": MASKED}, "train.inverted_mask_prior"),
+    ({"inverted_mask_prior": True}, {}, "train.inverted_mask_prior"),
     (
         {"img_multiplier": 0.9},
         {"datasets": [{"folder_path": "pictures", "cache_latents": True}]},
@@ -76,6 +78,7 @@ RIGHT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"max_denoising_steps": 1000}, {}),
     ({"do_cfg": True, "cfg_scale": 3, "negative_prompt": "blurry, dark"}, {}),
     ({"do_guidance_loss": True, "guidance_loss_target": [2, 5]}, {}),
+    ({"inverted_mask_prior": True}, {"datasets": MASKED}),
 ]
 
 
@@ -109,6 +112,7 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
     ({"do_random_cfg": True, "cfg_scale": 3, "max_cfg_scale": 5}, "draws up to max_cfg_scale"),
     ({"guidance_loss_schedule": "sigma"}, "only counts with do_guidance_loss"),
     ({"unconditional_prompt": "x"}, "only counts with do_guidance_loss"),
+    ({"normalize_masked_loss": False}, "normalize_masked_loss: false has no effect: no dataset has masks"),
     ({"multires_noise_discount": 0.5}, "only counts with multires_noise_iterations"),
 ]
 
