@@ -87,7 +87,7 @@ def scan_datasets(section: TrainingSection, *, size_multiple: int, rescan: bool 
         )
         items += result.items
         num_pictures += result.num_pictures
-        notes += [f"{dataset.folder_path}: {result.summary}", *result.notes]
+        notes += [f"{dataset.folder_path}: {result.summary}", *_note_cuts(dataset), *result.notes]
         problems += result.problems
     if problems:
         raise DatasetError(problems)
@@ -116,6 +116,13 @@ def crop_settings(dataset: DatasetConfig) -> CropSettings:
         own_size=dataset.cuts_at_own_size,
         num_draws=dataset.cached_crops if dataset.caches_latents else None,
     )
+
+
+def _note_cuts(dataset: DatasetConfig) -> list[str]:
+    if not (dataset.cuts_anew and dataset.caches_latents):
+        return []
+    count = f"{dataset.cached_crops} cuts of each picture are encoded (cached_crops)"
+    return [f"{dataset.folder_path}: {count}; epochs take them in turn"]
 
 
 def companion_settings(dataset: DatasetConfig) -> CompanionSettings:

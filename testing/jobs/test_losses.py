@@ -159,6 +159,16 @@ def test_a_masked_prior_holds_what_each_items_own_mask_leaves_out(model, network
     assert (found[:2] > without[:2]).all() and found[2] == without[2]
 
 
+def test_a_masked_prior_over_whole_items(model, network, batch, program):
+    """Not normalised, both terms are means over all of the item."""
+    mask = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    made = program(mask_prior=0.5, normalized=False)
+    [found] = parts(made(replace(batch, mask=mask)))
+    now, target = predictions(model, network, batch, CAPTIONS, 1.0)
+    base, _ = predictions(model, network, batch, CAPTIONS, 0.0)
+    torch.testing.assert_close(found, mean(mask * (now - target) ** 2 + 0.5 * (1 - mask) * (now - base) ** 2))
+
+
 def test_differential_guidance_works_alone_and_aims_beyond_the_target(network, batch, program):
     """In ai-toolkit it hides inside do_guidance_loss and does nothing alone. d becomes s d."""
     weights = network.parameters("unet")

@@ -179,7 +179,7 @@ class DatasetConfig(Section):
     )
     control_path: list[Text] = Field(
         [],
-        description="Folder of control pictures, named as their pictures, or a list, for models that see any.",
+        description="Folder (or list of them) of control pictures, named as their pictures.",
     )
     control_path_1: Text | None = Field(None, min_length=1, description="Folder of first control pictures.")
     control_path_2: Text | None = Field(None, min_length=1, description="Folder of second control pictures.")

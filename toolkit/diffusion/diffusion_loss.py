@@ -218,7 +218,7 @@ def diffusion_loss(
 
 
 def sum_valid(errors: Tensor, mask: Tensor | None, *, normalized: bool = True) -> ItemLosses:
-    """errors (B, C, h, w), mask (B, 1, h, w) in [0, 1] or None: how much each place counts -> losses of items.
+    """errors (B, C, h, w), mask (B, 1, h, w) in [0, 1], how much places count, or None -> losses of items.
 
     normalized: counts are what the mask lets count, so per_item is a weighted mean; else they are all
     elements, and a small mask makes a small loss.

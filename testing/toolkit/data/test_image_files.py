@@ -12,7 +12,7 @@ import numpy
 import pytest
 from PIL import Image, ImageCms
 
-from toolkit.data.image_files import inspect_image, open_rgb
+from toolkit.data.image_files import inspect_image, inspect_mask, open_mask, open_rgb
 from toolkit.errors import DatasetError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -67,6 +67,8 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert numpy.array_equal(numpy.asarray(open_rgb(tmp_path / "a.png")), numpy.asarray(upright))
     facts = inspect_image(tmp_path / "a.png")
     assert (facts.width, facts.height) == (8, 4)
+    mask = open_mask(tmp_path / "a.png")
+    assert numpy.array_equal(numpy.asarray(mask), numpy.asarray(upright.convert("L")))
 
 
 def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
@@ -121,6 +123,82 @@ def test_16_bit_grey_with_a_transparent_value(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", (2, 1), 16, 0, rows, struct.pack(">H", 32768))
     assert open_rgb(tmp_path / "a.png", RED).getpixel((1, 0)) == RED
     assert open_rgb(tmp_path / "a.png", RED).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "transparent", "shown"),
+    [
+        (1, [0b10000000], 1, [RED, (0, 0, 0)]),
+        (2, [0b10110000], 2, [RED, (255, 255, 255)]),
+        (4, [0xF3], 3, [(255, 255, 255), RED]),
+        (8, [200, 3], 200, [RED, (3, 3, 3)]),
+    ],
+)
+def test_grey_of_any_depth_with_a_transparent_value(
+    tmp_path: Path, depth: int, row: list[int], transparent: int, shown: list[tuple[int, int, int]]
+) -> None:
+    """The value is told in the file's depth, Pillow's pixels have 8 bits."""
+    path = tmp_path / "a.png"
+    write_png(path, (2, 1), depth, 0, b"\0" + bytes(row), struct.pack(">H", transparent))
+    assert [open_rgb(path, RED).getpixel((x, 0)) for x in range(2)] == shown
+    assert inspect_image(path).mask_range == (0, 255)
+
+
+def test_16_bit_color_with_a_transparent_one(tmp_path: Path) -> None:
+    row = b"\0" + struct.pack(">6H", 65535, 0, 0, 30000, 40000, 50000)
+    write_png(tmp_path / "a.png", (2, 1), 16, 2, row, struct.pack(">3H", 30000, 40000, 50000))
+    flat = open_rgb(tmp_path / "a.png", (1, 2, 3))
+    assert [flat.getpixel((x, 0)) for x in range(2)] == [RED, (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("transparency", "shown"), [(1, (0, 255, 0)), (b"\xff\x80", (0, 127, 128))])
+def test_palettes_with_transparent_and_half_transparent_colors(
+    tmp_path: Path, transparency: int | bytes, shown: tuple[int, int, int]
+) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png", transparency=transparency)
+    flat = open_rgb(tmp_path / "a.png", (0, 255, 0))
+    assert flat.getpixel((0, 0)) == RED
+    assert close_to(flat.getpixel((1, 0)), shown, 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_of_every_kind(tmp_path: Path, mode: str, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    two_colors(32, 16).convert(mode).save(path, quality=95, progressive=progressive)
+    with Image.open(path) as stored:
+        assert (stored.mode, bool(stored.info.get("progressive"))) == (mode, progressive)
+    left, right = (open_rgb(path).getpixel((x, 8)) for x in (2, 30))
+    assert close_to(left, (76, 76, 76) if mode == "L" else RED, 6)
+    assert close_to(right, (29, 29, 29) if mode == "L" else BLUE, 6)
+
+
+def test_a_camera_picture_with_a_second_view_is_not_animated(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    second = Image.new("RGB", (32, 16), (0, 255, 0))
+    two_colors(32, 16).save(path, "MPO", save_all=True, append_images=[second], quality=95)
+    with Image.open(path) as stored:
+        assert (stored.format, stored.n_frames) == ("MPO", 2)  # type: ignore[attr-defined]
+    assert close_to(open_rgb(path).getpixel((2, 8)), RED, 6)
+    assert inspect_image(path).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("RGB", None), ("RGBA", (0, 255)), ("LA", (0, 255)), ("P", (0, 255))]
+)
+def test_what_a_picture_carries_as_mask_is_known(
+    tmp_path: Path, mode: str, expected: tuple[int, int] | None
+) -> None:
+    image = Image.new("RGBA", (4, 4), (9, 9, 9, 255))
+    image.paste((200, 200, 200, 0), (0, 0, 2, 4))
+    (image.quantize(4) if mode == "P" else image.convert(mode)).save(tmp_path / "a.png")
+    assert inspect_image(tmp_path / "a.png").mask_range == expected
+    alpha = open_mask(tmp_path / "a.png", from_alpha=True)
+    assert (alpha.mode, alpha.getpixel((0, 0)), alpha.getpixel((3, 3))) == ("L", 0 if expected else 255, 255)
+    assert inspect_mask(tmp_path / "a.png").mask_range == ((9, 200) if mode == "RGB" else (0, 9))
 
 
 @pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)])

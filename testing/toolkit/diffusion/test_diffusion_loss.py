@@ -107,6 +107,34 @@ def test_a_mask_counts_only_what_it_covers(model, batch):
     torch.testing.assert_close(masked.per_item[0], elements[0][0, :, :4].mean())
 
 
+def test_a_mask_can_be_averaged_over_all_of_the_item(model, batch):
+    """As kohya's scripts do: half a picture has half the loss, a quarter of one a quarter."""
+    mask = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+    elements: list[torch.Tensor] = []
+
+    def keeping(prediction, target, objective, t):
+        elements.append((prediction - target) ** 2)
+        return elements[0]
+
+    masked = replace(batch, mask=mask)
+    whole = diffusion_loss(model, masked, criterion=keeping, normalized=False)
+    torch.testing.assert_close(whole.per_item, (elements[0] * mask).mean(dim=(1, 2, 3)))
+    assert whole.counts.tolist() == [4 * 8 * 8] * 3
+    weighted = diffusion_loss(model, masked, criterion=MSE)
+    share = mask.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(weighted.per_item * share, whole.per_item)
+
+
+def test_the_size_of_one_mask_changes_no_other_items_loss(model, batch):
+    """ai-toolkit divides by the mean of the batch's masks, so that an item's loss depends on its company."""
+    mask = torch.ones(3, 1, 8, 8)
+    before = diffusion_loss(model, replace(batch, mask=mask.clone()), criterion=MSE).per_item
+    mask[0, :, 1:] = 0
+    after = diffusion_loss(model, replace(batch, mask=mask), criterion=MSE).per_item
+    assert torch.equal(after[1:], before[1:])
+    assert after[0] != before[0]
+
+
 def test_captions_and_pixels_are_encoded_where_nothing_is_cached(model, batch):
     generator = torch.Generator().manual_seed(2)
     pixels = torch.rand(3, 3, 32, 32, generator=generator) * 2 - 1
