@@ -112,6 +112,7 @@ def test_mask_and_control_lie_on_the_picture(tmp_path_factory, size, times, flip
     item = MediaItem("x", folder / "a.png", "", "", "d", bucket, before, crops=choice)
     where = drawn(item, 1, epoch).placement
     pixels = load_pixels(folder / "a.png", bucket, where)
+    assert pixels.shape == (3, bucket.height, bucket.width)
     mask = load_mask(MaskSource(folder / "m.png"), bucket, where, (3, 4))
     torch.testing.assert_close(mask, pooled(pixels), atol=0.02, rtol=0)
     control = load_control(folder / "m.png", bucket, where, (0, 0, 0))
