@@ -80,7 +80,6 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
     yield from check_architecture(process)
     if not isinstance(process, GenerateProcess):
         yield from check_loop(process.train)
-    if isinstance(process, DiffusionProcess | VaeProcess):
         yield from check_pictures(process)
     if isinstance(process, DiffusionProcess):
         yield from _check_trained_parts(process)
@@ -120,10 +119,8 @@ def process_notes(process: AnyProcess) -> list[str]:
     """A line for each setting that this process does not read, where that harms nothing."""
     unread = unread_sample_settings(process)
     if isinstance(process, VaeProcess):
-        for index, dataset in enumerate(process.datasets):
-            for key in _VAE_DATASET_IDLE:
-                unread["datasets", index, key] = dataset, "an autoencoder's training reads no captions"
-    if isinstance(process, DiffusionProcess | VaeProcess):
+        unread |= _unread_by_vae(process)
+    if not isinstance(process, GenerateProcess):
         unread |= unread_by_pictures(process)
     if isinstance(process, ConceptSliderProcess):
         unread |= unread_by_slider(process)
@@ -131,10 +128,10 @@ def process_notes(process: AnyProcess) -> list[str]:
         unread["strict",] = process, "this slider needs no pictures"
     if isinstance(process, TrainProcess):
         unread |= unread_beside_embedding(process) | unread_captions(process)
-    if isinstance(process, DiffusionProcess) and process.first_sample is not None:
-        reason = "these are drawn once, before the first step"
-        unread["first_sample", "sample_every"] = process.first_sample, reason
     if isinstance(process, DiffusionProcess):
+        if process.first_sample is not None:
+            reason = "these are drawn once, before the first step"
+            unread["first_sample", "sample_every"] = process.first_sample, reason
         unread |= {("train", key): (process.train, why) for key, why in unread_settings(process).items()}
         if process.network is not None:
             network, idle = process.network, unread_network_settings(process)
@@ -145,6 +142,15 @@ def process_notes(process: AnyProcess) -> list[str]:
         if is_set(section, str(location[-1]))
     ]
     return told if isinstance(process, GenerateProcess) else told + advice(process.train)
+
+
+def _unread_by_vae(process: VaeProcess) -> dict[Location, tuple[Section, str]]:
+    reason = "an autoencoder's training reads no captions"
+    return {
+        ("datasets", index, key): (dataset, reason)
+        for index, dataset in enumerate(process.datasets)
+        for key in _VAE_DATASET_IDLE
+    }
 
 
 def check_folders(raw: Mapping[str, Any]) -> Iterator[Finding]:

@@ -179,9 +179,7 @@ def _verified(
     search: _Search, files_in: Path, kind: _Kind, files: Mapping[str, str]
 ) -> dict[str, tuple[Path, ImageFacts]]:
     """Path and facts of each picture's file; those that cannot be read become problems."""
-    memo = ImageMemo(
-        files_in, search.memo, kind=f"{kind.what}s".replace(" ", "_"), forget=search.rescan
-    )
+    memo = ImageMemo(files_in, search.memo, kind=f"{kind.what}s".replace(" ", "_"), forget=search.rescan)
     wanted = list(dict.fromkeys(files.values()))
     known = inspect_all(files_in, wanted, memo, search.findings, inspect=kind.inspect)
     return {name: (files_in / file, known[file]) for name, file in files.items() if file in known}
@@ -191,9 +189,8 @@ def _verified(
 
 
 def _masks_of_folder(search: _Search, masks_in: Path) -> dict[str, MaskSource]:
-    num_before = len(search.findings.problems)
     found = _beside(search, masks_in, _MASK)
-    if len(search.findings.problems) == num_before:
+    if found:
         _note_masks(search, {name: its.mask_range for name, (_, its) in found.items()})
     return {name: _source(path, search.settings) for name, (path, _) in found.items()}
 
@@ -240,14 +237,12 @@ def _note_masks(search: _Search, ranges: Mapping[str, tuple[int, int] | None]) -
 
 def _controls(search: _Search, controls_in: Path) -> dict[str, Path]:
     """The control picture of every picture; a missing one is a problem."""
-    problems = search.findings.problems
-    num_before = len(problems)
     found = _beside(search, controls_in, _CONTROL, aligned=search.settings.aligned_controls)
     missing = [name for name in search.facts if name not in found]
-    if missing and len(problems) == num_before:
-        reason = f"has no control picture for {len(missing)} of {len(search.facts)} pictures"
+    if found and missing:
+        reason = f"has no usable control picture for {len(missing)} of {len(search.facts)} pictures"
         problem = Problem("data.control", f"{reason}: {first_names(missing)}", file=str(controls_in))
-        problems.append(problem)
+        search.findings.problems.append(problem)
     return {name: path for name, (path, _) in found.items()}
 
 
@@ -282,7 +277,7 @@ def _pois(search: _Search, wanted: str) -> dict[str, Box]:
     missing = [name for name in facts if name not in boxes]
     search.findings.odd(
         search.folder,
-        f"{len(missing)} of {len(facts)} pictures have no point of interest '{wanted}' and are cut as without it",
+        f"{len(missing)} of {len(facts)} pictures have no point of interest '{wanted}': cut as without it",
         dict.fromkeys(missing, f"has no point of interest '{wanted}'"),
         code="data.no_poi",
     )

@@ -33,7 +33,8 @@ def _range(values: Any) -> tuple[int, int] | None:
 class ImageMemo:
     """Facts of the pictures of one dataset (a folder or a list), kept in one JSON file outside of it.
 
-    kind: what the pictures are looked at as; each kind has files of its own. forget: begin without what was remembered, so that every picture is verified anew.
+    kind: what the pictures are looked at as; each kind has files of its own. forget: begin without what was
+    remembered, so that every picture is verified anew.
     """
 
     def __init__(

@@ -171,6 +171,22 @@ def test_a_second_scan_opens_no_mask(
     assert len(opened) == 3
 
 
+def test_strict_datasets_take_no_oddity(scan: Scan, folder: Path, tmp_path: Path) -> None:
+    Image.new("L", (40, 20)).save(draw(tmp_path / "masks" / "b.png"))  # black everywhere
+    draw(tmp_path / "masks" / "stranger.png")
+    write_poi(folder / "a.json", {"face": {"x": 1, "y": 2}})
+    for name in ("a", "b", "sub/c"):
+        (folder / name).with_suffix(".txt").write_text("a caption")
+    wanted = masked(tmp_path / "masks", poi="face")
+    problems = scan(companions=wanted, strict=True).problems
+    odd = [(problem.code, Path(problem.file or "").name) for problem in problems]
+    assert sorted(odd) == [
+        ("data.empty_mask", "b.png"), ("data.no_mask", "a.png"), ("data.no_mask", "c.png"),
+        ("data.no_poi", "b.png"), ("data.no_poi", "c.png"), ("data.stray_file", "stranger.png"),
+    ]  # fmt: skip
+    assert scan(companions=wanted).problems == []
+
+
 # -- control pictures --------------------------------------------------------------------------------------
 
 
@@ -189,7 +205,7 @@ def test_control_pictures_come_in_the_order_of_their_folders(scan: Scan, tmp_pat
 def test_a_missing_control_picture_is_a_mistake(scan: Scan, tmp_path: Path) -> None:
     draw(tmp_path / "edges" / "a.png")
     [problem] = scan(companions=CompanionSettings(control_folders=(tmp_path / "edges",))).problems
-    assert problem.message == "has no control picture for 2 of 3 pictures: b.png, sub/c.png"
+    assert problem.message == "has no usable control picture for 2 of 3 pictures: b.png, sub/c.png"
 
 
 def test_only_control_pictures_that_are_cut_need_the_proportions(scan: Scan, tmp_path: Path) -> None:
@@ -221,10 +237,8 @@ def test_points_of_interest_need_no_json_captions(scan: Scan, folder: Path) -> N
     assert items["a"].crops is not None and items["a"].crops.poi == (10, 4, 16, 12)
     assert items["b"].crops is not None and items["b"].crops.poi == (39, 19, 39, 19)
     assert items["c"].crops is None
-    assert (
-        "1 of 3 pictures have no point of interest 'face' and are cut as without it: sub/c.png"
-        in "\n".join(result.notes)
-    )
+    told = "1 of 3 pictures have no point of interest 'face': cut as without it: sub/c.png"
+    assert told in "\n".join(result.notes)
     moving = scan(companions=CompanionSettings(poi="face"), crops=CropSettings(random_crop=True))
     assert all(item.crops is not None for item in moving.items)
 
