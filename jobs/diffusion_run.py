@@ -100,7 +100,8 @@ def train(
         **build.intervals(section),
     )
     identity = build.identity(section, program.data.order, trained.nature)
-    session.finish(TrainingRun(session, trainer, outputs, identity).run(program.data.stream))
+    run = TrainingRun(session, trainer, outputs, identity, build.policies(section))
+    session.finish(run.run(program.data.stream))
 
 
 def plain_requests(section: DiffusionProcess, step: int) -> list[SampleRequest]:

@@ -120,6 +120,11 @@ class Session:
             finally:
                 self.status.phase(before.phase, before.info)
 
+    def new_attempt(self) -> None:
+        """Count from here on as another attempt: steps that were done are done again."""
+        self.metrics.new_attempt()
+        self.status.update(attempt=self.metrics.attempt)
+
     # -- asking -------------------------------------------------------------------------------------
 
     def commands(self) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from jobs.session import Session
+from jobs.setbacks import Policies, Setbacks
 from toolkit.data.coverage import Coverage
 from toolkit.data.items import Batch
 from toolkit.errors import UserError
@@ -20,11 +21,16 @@ from toolkit.runs import atomic
 from toolkit.runs.images import save_image
 from toolkit.runs.layout import SCHEMA_VERSION
 from toolkit.runs.status import Phase
+from toolkit.training.checkpoint_writer import CheckpointWriter
+from toolkit.training.out_of_memory import BatchOutOfMemory, UpdateOutOfMemory, free_memory, no_memory
 from toolkit.training.progress import Progress
 from toolkit.training.report import contact_sheet, loss_plot
-from toolkit.training.run_state import RunIdentity, load_state, save_state
+from toolkit.training.run_state import NUM_KEPT, RunIdentity, load_state, snapshot
 from toolkit.training.trainer import StepReport, Trainer
 from toolkit.training.updates import NonFiniteError
+
+
+Stream = Callable[[int], Generator[Batch, None, None]]
 
 
 @dataclass(frozen=True)
@@ -50,36 +56,51 @@ class Outputs:
 class TrainingRun:
     """Watches a trainer on behalf of a run folder, and brings a stopped run back where it was."""
 
-    def __init__(self, session: Session, trainer: Trainer, outputs: Outputs, identity: RunIdentity) -> None:
+    def __init__(
+        self,
+        session: Session,
+        trainer: Trainer,
+        outputs: Outputs,
+        identity: RunIdentity,
+        policies: Policies | None = None,
+    ) -> None:
         self.session = session
         self.trainer = trainer
         self.outputs = outputs
         self.identity = identity
+        self.policies = policies or Policies()
+        self.setbacks = Setbacks(session, trainer, identity, self.policies)
+        self.writer = CheckpointWriter(session.folder.checkpoints, NUM_KEPT)
         self.pending: list[StepReport] = []
-        self.last: StepReport | None = None
         self.bar: Progress | None = None
-        self.saved_step: int | None = None
         self.started_at_step = 0
+        self.stream: Stream | None = None
 
     def resume(self) -> None:
         """Go back to the newest valid checkpoint, if there is one. Raises RunError if it is another run's."""
         folder = self.session.folder
-        self.saved_step, notes = load_state(folder.checkpoints, self.trainer, self.identity)
+        self.writer.step, notes = load_state(folder.checkpoints, self.trainer, self.identity)
         self.session.notes(notes)
         for path in folder.set_aside(after_step=self.trainer.state.step):
             self.session.say(f"note: left by an earlier run, moved to {path.relative_to(folder.path)}")
         pictures = folder.set_aside_samples(after_step=self.trainer.state.step)
         if pictures:
             self.session.say(f"note: {pictures} previews of an earlier run moved to earlier/samples")
-        if self.saved_step is not None:
-            self.session.say(f"note: resuming from step {self.saved_step}")
+        if self.writer.step is not None:
+            self.session.say(f"note: resuming from step {self.writer.step}")
 
-    def run(self, stream: Callable[[int], Generator[Batch, None, None]]) -> bool:
+    def run(self, stream: Stream) -> bool:
         """Resume, train to the end and write everything; False if it was stopped before the end.
 
         stream(position) yields batches from that micro-batch on.
         """
         self.resume()
+        self.setbacks.tell()
+        self.stream = stream
+        with self.writer:
+            return self._run()
+
+    def _run(self) -> bool:
         trainer, outputs, session = self.trainer, self.outputs, self.session
         self.started_at_step = trainer.state.step
         if trainer.state.step >= trainer.settings.steps:
@@ -91,34 +112,73 @@ class TrainingRun:
         if session.stop_requested():
             return self._end(finished=False)
         session.phase("training", "Training")
-        batches = stream(trainer.state.position)
-        trainer.batches = batches
+        if self.policies.roll_back and self.writer.step is None:
+            self._save_state()  # there must be something to go back to
+        self._open()
         try:
             with Progress(session.folder.name, trainer.settings.steps, start=trainer.state.step) as self.bar:
-                finished = self._train()
+                while (finished := self._train()) is None:
+                    free_memory()
                 self._log()
         finally:
-            batches.close()
+            trainer.batches.close()  # type: ignore[attr-defined]
             self.bar = None
-        return self._end(finished)
-
-    def _train(self) -> bool:
-        """Run the loop. What ends it early, a vanished picture say, must not cost the steps done so far."""
         try:
-            return self.trainer.run(self)
-        except NonFiniteError:
-            # Its batch must come again on a resume, so the last save is what the run goes back to.
-            self._log()
-            raise
+            return self._end(finished)
         except Exception as error:
             self._rescue(error)
             raise
+
+    def _open(self) -> None:
+        """Have batches come from where the trainer is."""
+        assert self.stream is not None
+        self.setbacks.apply()
+        self.trainer.batches = self.stream(self.trainer.state.position)
+
+    def _train(self) -> bool | None:
+        """Run the loop; None if a step failed in a way that the run can go on after.
+
+        What ends it early, a vanished picture say, must not cost the steps done so far.
+        """
+        try:
+            try:
+                return self.trainer.run(self)
+            except BatchOutOfMemory as error:
+                self.setbacks.pass_over(error)
+            except NonFiniteError:
+                # Its batch must come again on a resume, so the last save is what the run goes back to.
+                self._log()
+                if not self._roll_back():
+                    raise
+        except NonFiniteError:
+            raise
+        except UpdateOutOfMemory as error:
+            raise no_memory(str(error), self.policies.remedies) from None  # and nothing half updated is saved
+        except Exception as error:
+            self._rescue(error)
+            raise
+        return None
+
+    def _roll_back(self) -> bool:
+        """Go back to the newest checkpoint after a refused step, if the settings ask for it and it helps."""
+        refused = self.trainer.refused
+        if not self.policies.roll_back or refused is None:
+            return False
+        self.writer.wait()
+        self.session.new_attempt()
+        self.resume()
+        if self.writer.step is None or not self.setbacks.went_back(refused):
+            return False
+        self.trainer.batches.close()  # type: ignore[attr-defined]
+        self._open()
+        return True
 
     def _rescue(self, error: Exception) -> None:
         """Save what can be saved before an error ends the run; a second error becomes a note of the first."""
         try:
             self._log()
             self._save_state()
+            self.writer.wait()
         except (OSError, UserError) as failure:
             error.add_note(f"the steps since the last save could not be saved: {failure}")
         else:
@@ -127,7 +187,7 @@ class TrainingRun:
     def after_step(self, report: StepReport) -> bool:
         """Log, save, preview and obey after a step; True ends training."""
         self.pending.append(report)
-        self.last = report
+        self.writer.check()
         step, outputs = report.step, self.outputs
         if self.bar is not None:
             self.bar.update(step)
@@ -186,11 +246,11 @@ class TrainingRun:
         return path
 
     def _save_state(self) -> None:
-        if self.saved_step == self.trainer.state.step:
+        """Copy the state and have it written; the loop goes on meanwhile. Raises RunError of the write before."""
+        if self.writer.step == self.trainer.state.step:
             return
-        self.trainer.judge(self.last)
-        save_state(self.session.folder.checkpoints, self.trainer, self.identity)
-        self.saved_step = self.trainer.state.step
+        self.trainer.judge(self.trainer.last)
+        self.writer.submit(snapshot(self.trainer, self.identity))
 
     def _preview(self) -> None:
         if self.outputs.preview is None:
@@ -209,9 +269,11 @@ class TrainingRun:
             path = self.outputs.save_model(folder.path / folder.final_name(""), step)
             if self.outputs.preview is not None and step > self.started_at_step:
                 self._preview()
+            self.writer.wait()
             self.session.say(f"saved {path}")
         else:
             path = self._save_model(step)
+            self.writer.wait()
             self.session.say(f"stopped after step {step}; the same command goes on from here. Saved {path}")
         if self.trainer.state.skipped:
             self.session.say(

@@ -87,9 +87,8 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
             prompts=[preview.path.stem for preview in chosen],
             **build.intervals(section),
         )
-        training = TrainingRun(
-            session, trainer, outputs, build.identity(section, order, {"trained part": "autoencoder"})
-        )
+        identity = build.identity(section, order, {"trained part": "autoencoder"})
+        training = TrainingRun(session, trainer, outputs, identity, build.policies(section))
         session.finish(training.run(streaming(BatchMaker(scan.items, seed=seed), order)))
 
 

@@ -100,9 +100,10 @@ class LoopConfig(Section):
     skip_first_sample: bool = Field(False, description="No previews before the first step.")
     force_first_sample: bool = Field(False, description="Previews before the first step even when resuming.")
     disable_sampling: bool = Field(False, description="No previews at all.")
-    on_non_finite: Literal["abort", "skip"] = Field(
+    on_non_finite: Literal["abort", "skip", "rollback"] = Field(
         "abort",
-        description="On a loss or gradient that is not finite: abort naming the files, or skip the step.",
+        description="On a loss or gradient that is not finite: abort naming the files, skip the step, or "
+        "rollback to the newest checkpoint and go on from there with the batches that come after it.",
     )
     num_threads: Int | None = Field(
         None,

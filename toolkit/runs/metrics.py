@@ -39,6 +39,14 @@ class MetricsWriter:
             self._file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | binary, 0o644)
             if self.path.stat().st_size == 0:
                 self._lines.append(atomic.to_json({"schema_version": SCHEMA_VERSION}))
+        self._begin()
+
+    def new_attempt(self) -> None:
+        """Begin the next attempt: its rows take the place of those from its first step on."""
+        self.attempt += 1
+        self._begin()
+
+    def _begin(self) -> None:
         self._lines.append(atomic.to_json({"attempt": self.attempt, "event": "start", "time": time.time()}))
         self.flush()
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.errors import Problem, RunError
 from toolkit.runs import atomic
+from toolkit.training.tensor_files import write_tensors
 
 SCHEMA_VERSION = 1
 PREFIX = "step_"
@@ -36,13 +37,19 @@ class Checkpoint:
     values: dict[str, Any] = field(default_factory=dict)
 
 
+def host_copy(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory that the next step does not change."""
+    tensor = tensor.detach()
+    return tensor.clone().contiguous() if tensor.device.type == "cpu" else tensor.cpu().contiguous()
+
+
 def pack(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     """Copy a tree of dicts and lists, moving its tensors to `tensors`; `unpack` is the inverse.
 
     Dicts become lists of pairs, because JSON would turn their integer keys into strings.
     """
     if isinstance(tree, Tensor):
-        tensors[path] = tree.detach().cpu().clone().contiguous()
+        tensors[path] = host_copy(tree)
         return {"tensor": path}
     if isinstance(tree, Mapping):
         return {"dict": [[key, pack(value, tensors, f"{path}.{key}")] for key, value in tree.items()]}
@@ -83,16 +90,15 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     target = folder_of(root, checkpoint.step)
     with atomic.writing_folder(target) as folder:
-        for name, tensors in checkpoint.tensors.items():
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors"
-            )
+        digests = {
+            f"{name}.safetensors": write_tensors(folder / f"{name}.safetensors", tensors)
+            for name, tensors in checkpoint.tensors.items()
+        }
         state = {"schema_version": SCHEMA_VERSION, "step": checkpoint.step, **checkpoint.values}
-        (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        files = sorted(folder.iterdir())
-        for path in files:
-            path.chmod(0o644)  # safetensors writes files only their owner can read
-        manifest = {"schema_version": SCHEMA_VERSION, "files": {path.name: sha256_of(path) for path in files}}
+        path = folder / "state.json"
+        path.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        digests[path.name] = sha256_of(path)
+        manifest = {"schema_version": SCHEMA_VERSION, "files": digests}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return target
 

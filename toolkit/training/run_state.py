@@ -39,16 +39,13 @@ class RunIdentity:
         return self.items, self.num_items, self.batches_per_epoch, self.batch_size
 
 
-def save_state(root: Path, trainer: Trainer, identity: RunIdentity) -> None:
-    """Write the full state of a trainer between two steps, and prune older ones. Raises RunError."""
+def snapshot(trainer: Trainer, identity: RunIdentity) -> Checkpoint:
+    """The full state of a trainer between two steps, copied to the host's memory."""
     state = trainer.state
     tensors, optimizer = checkpoints.pack_optimizer(trainer.updates.optimizer)
-    groups = {
-        "weights": {name: parameter.detach() for name, parameter in trainer.parameters.items()},
-        "optimizer": tensors,
-    }
+    groups = {"weights": _copies(trainer.parameters), "optimizer": tensors}
     if trainer.ema is not None:
-        groups["ema"] = trainer.ema.shadow
+        groups["ema"] = _copies(trainer.ema.shadow)
     values = asdict(state) | {
         "epoch": state.position // identity.batches_per_epoch,
         "optimizer": optimizer,
@@ -59,8 +56,11 @@ def save_state(root: Path, trainer: Trainer, identity: RunIdentity) -> None:
         "torch": torch.__version__,
     }
     values.pop("step")
-    checkpoints.save_checkpoint(root, Checkpoint(state.step, groups, values))
-    checkpoints.prune_checkpoints(root, keep=NUM_KEPT)
+    return Checkpoint(state.step, groups, values)
+
+
+def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: checkpoints.host_copy(tensor) for name, tensor in tensors.items()}
 
 
 def load_state(root: Path, trainer: Trainer, identity: RunIdentity) -> tuple[int | None, list[str]]:
@@ -88,7 +88,9 @@ def load_state(root: Path, trainer: Trainer, identity: RunIdentity) -> tuple[int
         trainer.ema.load(averaged, saved.values["ema_updates"])
     state = trainer.state
     state.step, state.items, state.skipped = saved.step, saved.values["items"], saved.values["skipped"]
+    state.refused_in_a_row = saved.values.get("refused_in_a_row", 0)  # not in the first versions
     state.position = _position(saved, identity, notes)
+    trainer.forget()
     if saved.values["threads"] != torch.get_num_threads():
         notes.append(
             f"the checkpoint was made with {saved.values['threads']} threads, this run has "

@@ -20,6 +20,7 @@ from toolkit.diffusion.diffusion_loss import ItemLosses
 from toolkit.seeding import seed_global
 from toolkit.training.ema import Averages, ExponentialMovingAverage
 from toolkit.training.lr_schedules import Schedule
+from toolkit.training.out_of_memory import naming_batches, naming_update
 from toolkit.training.rounding import RoundedWeights
 from toolkit.training.schedule_free import schedule_free_average
 from toolkit.training.updates import GuardedOptimizer, Verdict, non_finite_error
@@ -37,12 +38,13 @@ MAX_REFUSED_IN_A_ROW = 20  # where steps are skipped: after these nothing is lea
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where a run is: optimizer steps done, micro-batches and items consumed, updates refused."""
+    """Where a run is: optimizer steps done, micro-batches and items consumed, updates refused (in a row)."""
 
     step: int = 0
     position: int = 0
     items: int = 0
     skipped: int = 0
+    refused_in_a_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Trainer:
     """Trains `parameters` on `batches` until `settings.steps` optimizer steps are done.
 
     losses maps a batch to its per-item losses, whole or in parts; batches yields micro-batches endlessly,
-    already at `state.position`.
+    already at `state.position`. left_out: positions of micro-batches that are passed over.
     """
 
     def __init__(
@@ -110,8 +112,14 @@ class Trainer:
         self.accelerator = accelerator
         self.ema = ema
         self.state = state or TrainingState()
+        self.left_out: set[int] = set()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew at `state`, which was just loaded: reports of steps before it count no more."""
+        self.last: StepReport | None = None
+        self.refused: StepReport | None = None
         self._judged = self.state.step
-        self._refused_in_a_row = 0
 
     @property
     def averages(self) -> Averages | None:
@@ -119,26 +127,66 @@ class Trainer:
         return self.ema or schedule_free_average(self.updates.optimizer, list(self.parameters.values()))
 
     def run(self, watcher: Watcher) -> bool:
-        """Train to the end; False if the watcher ended it before. Raises RunError on a non-finite loss."""
-        self._judged = self.state.step
-        previous: StepReport | None = None
+        """Train to the end; False if the watcher ended it before. May be called again after an error.
+
+        Raises NonFiniteError for a refused step, and BatchOutOfMemory for a batch that does not fit.
+        """
         while self.state.step < self.settings.steps:
             report = self.train_step()
             # The verdict of the step before has arrived while this one was queued.
-            self.judge(previous)
-            previous = report
+            self.judge(self.last)
+            self.last = report
             if watcher.after_step(report):
                 self.judge(report)
                 return False
-        self.judge(previous)
+        self.judge(self.last)
         return True
 
     def train_step(self) -> StepReport:
         """One optimizer step over `accumulation` micro-batches. Never waits for the device."""
         started = time.perf_counter()
         lr = self.updates.set_lr(self.schedule(self.state.step, self.settings.steps))
-        micro_batches = [next(self.batches) for _ in range(self.settings.accumulation)]
+        micro_batches, position = self._take()
         num_items = sum(len(batch) for batch in micro_batches)
+        with naming_batches(self.state.step + 1, self.state.position, position, micro_batches):
+            loss, per_item = self._backward(micro_batches, num_items)
+        with naming_update(self.state.step + 1):
+            grad_norm = self._clip()
+            finite = torch.isfinite(loss) & (torch.isfinite(grad_norm) | (self.updates.scaler is not None))
+            self._update(finite)
+            if self.ema is not None:
+                self.ema.update(finite if self.settings.skip_non_finite else None)
+        self.state.step += 1
+        self.state.position = position
+        self.state.items += num_items
+        times = [batch.t for batch in micro_batches if batch.t is not None]
+        return StepReport(
+            step=self.state.step,
+            position=position,
+            loss=loss,
+            per_item=per_item,
+            t=torch.cat(times) if times else None,
+            grad_norm=grad_norm,
+            lr=lr,
+            seconds=time.perf_counter() - started,
+            files=tuple(str(item.path) for batch in micro_batches for item in batch.items),
+            finite=Verdict(finite),
+            adapted_lr=self.updates.adapted_rate(),
+        )
+
+    def _take(self) -> tuple[list[Batch], int]:
+        """The micro-batches of a step, without those left out, and the position after them."""
+        taken: list[Batch] = []
+        position = self.state.position
+        while len(taken) < self.settings.accumulation:
+            batch = next(self.batches)
+            if position not in self.left_out:
+                taken.append(batch)
+            position += 1
+        return taken, position
+
+    def _backward(self, micro_batches: list[Batch], num_items: int) -> tuple[Tensor, Tensor]:
+        """Gradients of a whole step; its loss (), and the losses of its items (N,) without weights."""
         per_item, weighted = [], []
         for index, batch in enumerate(micro_batches):
             # For what draws from the global generators: nn.Dropout and third-party code.
@@ -151,29 +199,7 @@ class Trainer:
                 parts.append(losses.detach())
                 weighted.append(share.detach())
             per_item.append(torch.stack(parts).sum(0))
-        loss = torch.stack(weighted).sum()
-        grad_norm = self._clip()
-        finite = torch.isfinite(loss) & (torch.isfinite(grad_norm) | (self.updates.scaler is not None))
-        self._update(finite)
-        if self.ema is not None:
-            self.ema.update(finite if self.settings.skip_non_finite else None)
-        self.state.step += 1
-        self.state.position += len(micro_batches)
-        self.state.items += num_items
-        times = [batch.t for batch in micro_batches if batch.t is not None]
-        return StepReport(
-            step=self.state.step,
-            position=self.state.position,
-            loss=loss,
-            per_item=torch.cat(per_item),
-            t=torch.cat(times) if times else None,
-            grad_norm=grad_norm,
-            lr=lr,
-            seconds=time.perf_counter() - started,
-            files=tuple(str(item.path) for batch in micro_batches for item in batch.items),
-            finite=Verdict(finite),
-            adapted_lr=self.updates.adapted_rate(),
-        )
+        return torch.stack(weighted).sum(), torch.cat(per_item)
 
     def _update(self, finite: Tensor) -> None:
         """Apply the update where it is finite."""
@@ -215,11 +241,12 @@ class Trainer:
             return
         self._judged = report.step
         if report.finite.read():
-            self._refused_in_a_row = 0
+            self.state.refused_in_a_row = 0
             return
         self.state.skipped += 1
-        self._refused_in_a_row += 1
-        if not self.settings.skip_non_finite or self._refused_in_a_row >= MAX_REFUSED_IN_A_ROW:
+        self.state.refused_in_a_row += 1
+        if not self.settings.skip_non_finite or self.state.refused_in_a_row >= MAX_REFUSED_IN_A_ROW:
+            self.refused = report
             raise non_finite_error(
                 report.step, float(report.loss), float(report.grad_norm), list(report.files)
             )
