@@ -145,6 +145,11 @@ def dataset_name(index: int, dataset: DatasetConfig) -> str:
     return f"{index}:{Path(dataset.folder_path).name}"
 
 
+def num_workers(section: TrainingSection) -> int:
+    """Threads that make batches ahead: what the dataset that wants the most says, as all share one stream."""
+    return max((dataset.num_workers for dataset in section.datasets), default=1)
+
+
 # -- model -----------------------------------------------------------------------------------------------
 
 

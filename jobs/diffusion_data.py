@@ -17,7 +17,7 @@ from toolkit.data.crops import all_drawn
 from toolkit.data.items import Batch, MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.order import EpochOrder
-from toolkit.data.prefetch import prefetch
+from toolkit.data.prefetch import map_ahead
 from toolkit.data.prompt_cache import PromptCache
 from toolkit.errors import ModelError, Problem
 from toolkit.paths import cache_root
@@ -50,11 +50,18 @@ class TrainingData:
         return position // self.order.num_batches
 
 
-def streaming(maker: BatchMaker, order: EpochOrder) -> Callable[[int], Stream]:
-    """Batches from a position on, made one step ahead on a thread."""
+def streaming(maker: BatchMaker, order: EpochOrder, num_workers: int) -> Callable[[int], Stream]:
+    """Batches from a position on, made ahead on threads, or (num_workers 0) each when it is asked for."""
+
+    def make(planned: tuple[int, tuple[int, ...]]) -> Batch:
+        epoch, indices = planned
+        return maker.make(indices, epoch)
 
     def stream(position: int) -> Stream:
-        return prefetch(batch for _, batch in maker.stream(order, position))  # type: ignore[return-value]
+        plan = order.batches_from(position)
+        if num_workers == 0:
+            return (make(planned) for planned in plan)
+        return map_ahead(make, plan, workers=num_workers)  # type: ignore[return-value]
 
     return stream
 
@@ -92,7 +99,7 @@ def prepare_data(
             f"{order.num_short} of {order.num_batches} batches of an epoch are smaller than batch_size "
             f"{section.train.batch_size}: the last ones of their buckets; no picture is left out or repeated"
         ])  # fmt: skip
-    return TrainingData(order, streaming(maker, order), prompts, items)
+    return TrainingData(order, streaming(maker, order, build.num_workers(section)), prompts, items)
 
 
 def _encoded_captions(

@@ -250,6 +250,8 @@ class TrainingRun:
         if self.writer.step == self.trainer.state.step:
             return
         self.trainer.judge(self.trainer.last)
+        self._log()  # what a run resumed from here does not do again
+        self.session.metrics.flush()
         self.writer.submit(snapshot(self.trainer, self.identity))
 
     def _preview(self) -> None:

@@ -89,7 +89,8 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
         )
         identity = build.identity(section, order, {"trained part": "autoencoder"})
         training = TrainingRun(session, trainer, outputs, identity, build.policies(section))
-        session.finish(training.run(streaming(BatchMaker(scan.items, seed=seed), order)))
+        maker = BatchMaker(scan.items, seed=seed)
+        session.finish(training.run(streaming(maker, order, build.num_workers(section))))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from toolkit.config_modules.text_lists import list_or_file
 from toolkit.data.dataset_list import is_list
 from toolkit.paths import resolve_path
 
-_ONE_THREAD = "pictures are read ahead on one background thread"
+_AHEAD = "every worker has the next batch or two ready"
 _NO_VIDEO = "only counts with num_frames above 1"
 _NO_CONTROL = "only counts with controls"
 
@@ -50,8 +50,7 @@ class DatasetConfig(Section):
         "cache_tensors_to_disk": False,
     }  # fmt: skip
     IDLE: ClassVar = {
-        "num_workers": (2, _ONE_THREAD), "prefetch_factor": (2, _ONE_THREAD),
-        "cache_latents_num_workers": (None, _ONE_THREAD),
+        "prefetch_factor": (2, _AHEAD), "cache_latents_num_workers": (None, "pictures are decoded ahead"),
         "control_canny_threshold1": (100, _NO_CONTROL), "control_canny_threshold2": (200, _NO_CONTROL),
         "control_blur": (3, _NO_CONTROL), "control_size": (None, _NO_CONTROL),
         "guidance_type": ("targeted", "only counts with unconditional_path"),
@@ -190,6 +189,13 @@ class DatasetConfig(Section):
     full_size_control_images: bool = Field(
         True,
         description="Cut control pictures as their pictures are; false squeezes all of it into 512 x 512.",
+    )
+    num_workers: Int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Threads that read pictures and make batches ahead, for all datasets the largest number; "
+        "0 makes each batch when its step begins.",
     )
     alpha_color: tuple[Channel, Channel, Channel] = Field(
         (255, 255, 255), description="Red, green and blue, 0 to 255, that shows through transparent pixels."

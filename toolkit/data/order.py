@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 
 from toolkit.data.items import Bucket, MediaItem
 from toolkit.seeding import keyed_random
@@ -79,3 +80,10 @@ class EpochOrder:
             start = sum(shares[: self._rank])
             mine.append(chunk[start : start + shares[self._rank]])
         return mine
+
+    def batches_from(self, position: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """(epoch, indices) of every batch of this rank for ever, from micro-batch number `position` on."""
+        first, offset = divmod(position, self.num_batches)
+        for epoch in count(first):
+            yield from ((epoch, indices) for indices in self.batches(epoch)[offset:])
+            offset = 0

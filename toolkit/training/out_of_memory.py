@@ -91,7 +91,7 @@ def no_memory(message: str, remedies: Sequence[str]) -> OutOfMemoryError:
 
 def free_memory() -> None:
     """Hand back what the allocators hold but nothing uses."""
-    from accelerate.utils import clear_device_cache
+    from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)
 
