@@ -224,10 +224,12 @@ def run_one(job: LoadedJob) -> int:
 
 
 def report(error: UserError) -> None:
-    """Print the lines of a user's mistakes, without a traceback."""
+    """Print the lines of a user's mistakes, without a traceback, and what was noted on the way out."""
     sys.stdout.flush()
     for problem in error.problems:
         print(f"error: {problem}", file=sys.stderr)
+    for note in getattr(error, "__notes__", ()):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _count(number: int, what: str) -> str:

@@ -19,8 +19,11 @@ from toolkit.data.latent_cache import LatentCache
 from toolkit.data.order import EpochOrder
 from toolkit.data.prefetch import map_ahead
 from toolkit.data.prompt_cache import PromptCache
+from toolkit.data.transforms import load_pixels
+from toolkit.data.unchanged import Unchanged
 from toolkit.errors import ModelError, Problem
 from toolkit.paths import cache_root
+from toolkit.training.out_of_memory import in_halves, telling
 
 if TYPE_CHECKING:
     from jobs.trained_model import TrainedModel
@@ -88,6 +91,7 @@ def prepare_data(
         sample_t=t_sampler(section.train, model),
         latent_cache=latents,
         prompt_cache=prompts,
+        load=Unchanged(items).watching(load_pixels),
         make_noise=noise_maker(section.train),
         consistent_noise=section.train.force_consistent_noise,
         reg_weight=section.train.reg_weight,
@@ -164,13 +168,19 @@ def _cached_latents(
     chosen = [item for item in items if int(item.dataset.partition(":")[0]) in wanted]
     chosen = all_drawn(chosen, build.seed(section))
     session.phase("caching", "Caching latents")
-    count = cache.fill(
-        chosen,
+    encode = in_halves(
         lambda pixels: model.encode_images(pixels.to(device)),
-        batch_size=ENCODE_BATCH_SIZE,
-        progress=session.counted("latents"),
-        should_stop=session.stop_requested,
+        lambda size: session.say(f"note: not enough memory; encoding {size} pictures at a time"),
     )
+    remedies = ("close other programs on the device", "model.dtype: bf16", "a smaller datasets.resolution")
+    with telling("caching latents", remedies):
+        count = cache.fill(
+            chosen,
+            encode,
+            batch_size=ENCODE_BATCH_SIZE,
+            progress=session.counted("latents"),
+            should_stop=session.stop_requested,
+        )
     session.notes(cache.notes)
     session.say(f"latents: {count} encoded, the rest of {len(chosen)} found in the cache")
     return cache
@@ -190,11 +200,12 @@ def cached_prompts(
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
     cache = PromptCache(cache_root() / "prompts" if on_disk else None, trained.model.text_encoder_hash)
     session.phase("caching", "Encoding captions")
-    cache.fill(
-        texts,
-        trained.model.encode_prompts,
-        progress=session.counted("captions"),
-        should_stop=session.stop_requested,
-    )
+    with telling("encoding captions", ("close other programs on the device", "model.dtype: bf16")):
+        cache.fill(
+            texts,
+            trained.model.encode_prompts,
+            progress=session.counted("captions"),
+            should_stop=session.stop_requested,
+        )
     session.notes(cache.notes)
     return cache

@@ -19,6 +19,7 @@ from toolkit.config_modules.process import DiffusionProcess
 from toolkit.config_modules.sample import SampleRequest
 from toolkit.data.coverage import count_showings
 from toolkit.training.optimizers import check_optimizer
+from toolkit.training.out_of_memory import as_memory_allows, telling
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,7 +60,8 @@ def load_for_training(section: DiffusionProcess, session: Session) -> tuple[Trai
     session.phase("loading", f"Loading model {section.model.name_or_path}")
     accelerator = build.accelerator(section)
     check_optimizer(section.train.optimizer, section.train.optimizer_params, device=accelerator.device)
-    trained = load_trained_model(section, accelerator)
+    with telling("loading the model", build.memory_remedies(section)):
+        trained = load_trained_model(section, accelerator)
     check_objective(trained.model.objective.name, section)
     session.notes(trained.notes)
     session.say(trained.summary)
@@ -129,7 +131,11 @@ def _preview(
 
     requests = program.requests(step)
     with preview_context(trained.model, averages=trainer.averages, autocast=trainer.accelerator.autocast):
-        pictures = render(trained.model, requests, network=trained.network)
+        pictures = as_memory_allows(
+            requests,
+            lambda request: [*render(trained.model, [request], network=trained.network)][0],
+            session.say,
+        )
         told = session.each(pictures, "Generating images", total=len(requests))
         recipes = [build.recipe(request, section.model, step=step) for request in requests]
         count = write_previews(session.folder, step, zip(told, recipes, strict=False), section.sample.format)

@@ -17,7 +17,7 @@ from toolkit.runs.layout import RunFolder
 from toolkit.runs.lock import RunLock
 from toolkit.runs.logfile import LogFile
 from toolkit.runs.metrics import MetricsWriter, read_metrics
-from toolkit.runs.status import Phase, StatusWriter
+from toolkit.runs.status import FINAL_PHASES, Phase, Status, StatusWriter, read_status
 from toolkit.training.progress import Progress
 
 Value = TypeVar("Value")
@@ -47,6 +47,7 @@ class Session:
         self.folder.create()
         with ExitStack() as stack:
             lock = stack.enter_context(RunLock(self.folder.lock_path))
+            before = read_status(self.folder.status_path)
             stack.enter_context(LogFile(self.folder.log_path))
             self.metrics = stack.enter_context(MetricsWriter(self.folder.metrics_path))
             self.status = stack.enter_context(
@@ -58,7 +59,7 @@ class Session:
             self.box = CommandBox(self.folder.commands)
             self.box.clear()
             self.stop = stack.enter_context(StopRequest(self.box).install())
-            self.notes(lock.notes)
+            self.notes([*lock.notes, *killed(before)])
             self.folder.write_config(self.loaded.raw)
             self._stack = stack.pop_all()
         return self
@@ -147,3 +148,13 @@ class Session:
         """The rows that lead to where the run is now."""
         self.metrics.flush()
         return read_metrics(self.folder.metrics_path)
+
+
+def killed(before: Status | None) -> list[str]:
+    """A note if the attempt before ended without a word: what kills so leaves none itself."""
+    if before is None or before.phase in FINAL_PHASES:
+        return []
+    return [
+        f"the attempt before was killed at step {before.step} ({before.phase}): by hand, a power cut, or the "
+        "system for lack of memory (exit code 137)"
+    ]

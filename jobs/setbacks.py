@@ -79,7 +79,7 @@ class Setbacks:
         self.apply()
         count = refused.position - first
         self.session.say(
-            f"note: step {refused.step} was refused (loss or gradient not finite); back to step {state.step}, "
+            f"note: step {refused.step} was refused (not finite); back to step {state.step}, "
             f"leaving out the {count} batches since. Pictures of the refused step: {shown(files)}"
         )
         return True

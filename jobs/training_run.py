@@ -29,7 +29,6 @@ from toolkit.training.run_state import NUM_KEPT, RunIdentity, load_state, snapsh
 from toolkit.training.trainer import StepReport, Trainer
 from toolkit.training.updates import NonFiniteError
 
-
 Stream = Callable[[int], Generator[Batch, None, None]]
 
 
@@ -246,7 +245,7 @@ class TrainingRun:
         return path
 
     def _save_state(self) -> None:
-        """Copy the state and have it written; the loop goes on meanwhile. Raises RunError of the write before."""
+        """Copy the state and have it written while the loop goes on. Raises RunError of the write before."""
         if self.writer.step == self.trainer.state.step:
             return
         self.trainer.judge(self.trainer.last)
@@ -317,9 +316,11 @@ def due(step: int, every: int) -> bool:
 def write_previews(
     folder: Any, step: int, images: Iterable[tuple[Any, dict[str, Any]]], extension: str
 ) -> int:
-    """Write pictures under the names of the run folder; returns their number."""
+    """Write pictures under the names of the run folder, those that there are; returns their number."""
     count = 0
     for index, (image, recipe) in enumerate(images):
+        if image is None:
+            continue
         name = folder.sample_name(int(time.time() * 1000), step, index, extension)
         save_image(image, folder.samples / name, recipe)
         count += 1

@@ -24,6 +24,7 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
 
     from toolkit.accelerator import pick_device
     from toolkit.model_utils import AppliedLora, apply_lora
+    from toolkit.training.out_of_memory import telling
     from toolkit.training.previews import preview_context, render
 
     wanted = section.generate
@@ -45,6 +46,7 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest().install())
         stack.enter_context(preview_context(sd.architecture))
+        stack.enter_context(telling("drawing", ("a smaller width and height", "dtype: bf16")))
         pictures = render(sd.architecture, requests, network=AppliedLora(sd) if lora is not None else None)
         for index, request in enumerate(tqdm(requests, desc="Generating images", unit="image")):
             if stop:

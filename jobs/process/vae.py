@@ -25,6 +25,7 @@ from toolkit.data.image_files import inspect_image
 from toolkit.data.items import Bucket, MediaItem, Placement
 from toolkit.data.order import EpochOrder
 from toolkit.data.transforms import load_pixels
+from toolkit.data.unchanged import Unchanged
 from toolkit.models.shared.autoencoders import latent_std, load_autoencoder, save_autoencoder
 from toolkit.paths import resolve_path
 from toolkit.training.optimizers import check_optimizer
@@ -89,7 +90,7 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
         )
         identity = build.identity(section, order, {"trained part": "autoencoder"})
         training = TrainingRun(session, trainer, outputs, identity, build.policies(section))
-        maker = BatchMaker(scan.items, seed=seed)
+        maker = BatchMaker(scan.items, seed=seed, load=Unchanged(scan.items).watching(load_pixels))
         session.finish(training.run(streaming(maker, order, build.num_workers(section))))
 
 

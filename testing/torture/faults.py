@@ -1,4 +1,4 @@
-"""Where a process can be made to die by SIGKILL: points planted in the program, in the process that is to die."""
+"""Where a process can be made to die by SIGKILL: points planted in the process that is to die."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _at_fsync(now: Countdown, *, after: bool) -> None:
     fsync = os.fsync
 
     def sync(handle: int) -> None:
-        fires = _of_checkpoint(os.readlink(f"/proc/self/fd/{handle}")) and now()
+        fires = _of_checkpoint(Path(f"/proc/self/fd/{handle}").readlink()) and now()
         if fires and not after:
             die()
         fsync(handle)

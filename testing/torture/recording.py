@@ -1,4 +1,4 @@
-"""What a training process puts on record for the torture: every draw of every micro-batch, every loss, to the bit."""
+"""What a training process puts on record for the torture: every draw and every loss, to the bit."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ def final_state(folder: Path) -> dict[str, Any]:
     files = sorted(folder.glob(f"{folder.name}.safetensors"))
     files += sorted((folder / folder.name).rglob("*.safetensors"))
     state["model files"] = [(path.name, tensors_hash(load_file(path))) for path in files]
-    state["losses"] = [(row["step"], row["loss"], row["lr"]) for row in read_metrics(folder / "metrics.jsonl")]
+    state["losses"] = [
+        (row["step"], row["loss"], row["lr"]) for row in read_metrics(folder / "metrics.jsonl")
+    ]
     return state
 
 

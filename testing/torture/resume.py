@@ -2,14 +2,14 @@
 
     python -m testing.torture.resume --kills 200
 
-Half of the kills come at random moments, half at points planted where a checkpoint, a model, a row or a record is
-being written (testing/torture/faults.py). Over LoRA, LoKr and full training x accumulation 1 and 3 x EMA off and on x
-0 and 2 workers, and with a batch that finds no memory and one whose loss is not finite. Compared with the straight
-run: every draw of every micro-batch (items, captions, t, noise, pixels), every loss, and at the end the weights,
-optimizer, EMA, place in the data and files.
+Half of the kills come at random moments, half at points planted where a checkpoint, a model, a row or a
+record is being written (testing/torture/faults.py). Over LoRA, LoKr and full training x accumulation 1 and 3 x
+EMA off and on x 0 and 2 workers, and with a batch that finds no memory and one whose loss is not finite.
+Compared with the straight run: every draw of every micro-batch (items, captions, t, noise, pixels), every
+loss, and at the end the weights, optimizer, EMA, place in the data and files.
 
-This process imports everything and then forks: a killed run costs the time of its steps. An append-only ledger
-(output/torture/ledger.jsonl) sums up over calls.
+This process imports everything and then forks: a killed run costs the time of its steps. An append-only
+ledger (output/torture/ledger.jsonl) sums up over calls.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # bit-exactness holds for a number of threads; and a fork takes only one along
+# Bit-exactness holds for a number of threads; and a fork takes only one along.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -93,7 +94,8 @@ class Combination:
             save={"save_every": SAVE_EVERY, "max_step_saves_to_keep": 2},
             datasets=[dataset],
             train={
-                "steps": STEPS, "gradient_accumulation": self.accumulation, "lr_scheduler": "constant_with_warmup",
+                "steps": STEPS, "gradient_accumulation": self.accumulation,
+                "lr_scheduler": "constant_with_warmup",
                 "lr_scheduler_params": {"num_warmup_steps": 5},
                 "ema_config": {"use_ema": self.ema, "ema_decay": 0.9},
                 "on_non_finite": "rollback" if self.setbacks else "abort",
@@ -144,7 +146,7 @@ def in_child(work: Callable[[], None], output: Path) -> int:
         work()
         code = 0
     except UserError as error:
-        print(f"error: {error}")
+        sys.stdout.write(f"error: {error}\n")
     except BaseException:  # noqa: BLE001 - the child ends here, whatever it was
         import traceback
 
@@ -176,7 +178,7 @@ class Torture:
         self.sabotage = sabotage
         self.tally = Tally()
         self.model = folder / "model"
-        self._must(in_child(lambda: self._prepare(), folder / "prepare.txt"), folder / "prepare.txt")
+        self._must(in_child(self._prepare, folder / "prepare.txt"), folder / "prepare.txt")
 
     def _prepare(self) -> None:
         build_tiny_sd15(self.model)
@@ -306,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
     """Torture, print, keep the ledger; exit code 1 if a single bit differs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=26, help="in all; by default one for each combination")
-    parser.add_argument("--seed", type=int, default=None, help="of the moments and points (default: the clock's)")
+    parser.add_argument("--seed", type=int, default=None, help="of moments and points (default: the clock's)")
     parser.add_argument("--only", default="", help="combinations whose name contains this")
     parser.add_argument("--ledger", type=Path, default=ROOT / "output" / "torture" / "ledger.jsonl")
     parser.add_argument("--sabotage", action="store_true", help="break resuming, to see it noticed")
@@ -325,7 +327,8 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.write(f"{which}: {tally.kills} kills, {len(tally.differences)} differences\n")
             sys.stdout.flush()
     row = asdict(tally) | {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"), "seed": seed, "seconds": round(time.monotonic() - started),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": round(time.monotonic() - started),
+        "seed": seed,
         "kills": tally.kills, "planted": tally.planted.total(), "points": dict(tally.planted),
         "combinations": len(chosen), "differences": len(tally.differences), "sabotage": arguments.sabotage,
     }  # fmt: skip

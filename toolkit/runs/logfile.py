@@ -52,7 +52,8 @@ class LogFile:
                 tee.finish()
             setattr(sys, stream, saved)
         if isinstance(error, UserError | JobStopped):
-            self.line(f"{type(error).__name__}: {error}")
+            notes = (f"note: {note}" for note in getattr(error, "__notes__", ()))
+            self.line("\n".join([f"{type(error).__name__}: {error}", *notes]))
         elif error is not None and not isinstance(error, SystemExit):
             self.line("".join(traceback.format_exception(error)).rstrip("\n"))
         if self._file is not None:

@@ -12,8 +12,8 @@ from toolkit.training.checkpoints import Checkpoint, prune_checkpoints, save_che
 class CheckpointWriter:
     """Context manager that writes one checkpoint at a time into `root` and keeps the newest `keep`.
 
-    step: of the newest checkpoint that was handed over and has not failed, or was resumed from. Leaving waits for
-    the write in progress, except after KeyboardInterrupt: what is half written then is never read.
+    step: of the newest checkpoint that was handed over and has not failed, or was resumed from. Leaving waits
+    for the write in progress, except after KeyboardInterrupt: what is half written then is never read.
     """
 
     def __init__(self, root: Path, keep: int) -> None:

@@ -1,7 +1,8 @@
 """Batches that a run passes over, on record, so that a run resumed from before them passes over them too.
 
-`checkpoints/left_out.json`, written before the run goes on. Positions count micro-batches and mean something for one
-order of the data only, so the record holds for its layout (pictures, batch size, seed) and is idle under another.
+`checkpoints/left_out.json`, written before the run goes on. Positions count micro-batches and mean something
+for one order of the data only, so the record holds for its layout (pictures, batch size, seed) and is idle
+under another.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
 _SAID = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 Value = TypeVar("Value")
+Made = TypeVar("Made")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -96,9 +97,7 @@ def free_memory() -> None:
     clear_device_cache(garbage_collection=True)
 
 
-def in_halves(
-    encode: Callable[[Tensor], Tensor], tell: Callable[[int], None]
-) -> Callable[[Tensor], Tensor]:
+def in_halves(encode: Callable[[Tensor], Tensor], tell: Callable[[int], None]) -> Callable[[Tensor], Tensor]:
     """`encode` (B, ...) -> (B, ...) that halves a batch that does not fit, and all after it to that size.
 
     tell(size) is called at each halving. A batch of one that does not fit raises what encode raised.
@@ -121,3 +120,25 @@ def in_halves(
             tell(size // 2)
 
     return encode_in_parts
+
+
+def as_memory_allows(
+    wanted: Sequence[Value], make: Callable[[Value], Made], say: Callable[[str], None]
+) -> Iterator[Made | None]:
+    """What `make` makes of each; None, and a line, for what finds no memory even alone after freeing some."""
+    for value in wanted:
+        made = None
+        for attempt in (1, 2):
+            try:
+                made = make(value)
+                break
+            except ERRORS as error:
+                if not is_out_of_memory(error):
+                    raise
+            free_memory()
+            if attempt == 2:
+                say(
+                    "note: not enough memory for a preview, which is left out; training goes on "
+                    "(a smaller sample.width and height need less)"
+                )
+        yield made

@@ -1,8 +1,8 @@
 """Write a safetensors file and its sha256 in the time that writing alone takes.
 
 safetensors' own writer copies first, and hashing its file afterwards reads all of it again. Here the bytes go
-from the tensors' memory to the file while a second thread hashes them; hashlib and write() release the GIL, so a loop
-on a third one goes on.
+from the tensors' memory to the file while a second thread hashes them; hashlib and write() release the GIL,
+so that a loop on a third one goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PIECE = 2**24  # bytes handed to the system, and to the hash, at a time
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors to `path`, flushed to the disk; the sha256 of the file's bytes, hex.
 
-    The tensors must not change meanwhile. Raises OSError, and TypeError for a dtype without a name in the format.
+    The tensors must not change meanwhile. Raises OSError, and TypeError for a dtype that the format lacks.
     """
     pieces = list(_pieces(tensors))
     with ThreadPoolExecutor(1, thread_name_prefix="sha256") as hasher:
@@ -62,7 +62,7 @@ def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for _, tensor in ordered:
         if tensor.numel():
-            data = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
             yield from (data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
 
 

@@ -1,7 +1,9 @@
 """The loop on a linear model, where every number can be worked out by hand."""
 
+import random
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from accelerate import Accelerator
@@ -13,6 +15,7 @@ from toolkit.errors import RunError
 from toolkit.training.ema import ExponentialMovingAverage
 from toolkit.training.lr_schedules import make_schedule
 from toolkit.training.optimizers import make_optimizer
+from toolkit.training.out_of_memory import BatchOutOfMemory, UpdateOutOfMemory
 from toolkit.training.trainer import Trainer, TrainerSettings, TrainingState
 
 
@@ -168,3 +171,80 @@ def test_an_overflow_under_a_scaler_lowers_the_scale_and_spares_the_weights():
     accelerator = scaling_accelerator(2.0**127)
     run = Run([batch([10.0])], optimizer="adamw", accelerator=accelerator).run()
     assert run.weight.item() == 0.0 and accelerator.scaler.get_scale() == 2.0**126
+
+
+def test_batches_that_are_left_out_are_passed_over_wherever_they_lie():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    run = Run([batch([value]) for value in values], steps=2, accumulation=2)
+    run.trainer.left_out = {0, 2}
+    run.run()
+    files = [report.files for report in run.reports]
+    assert files == [("item2.0.png", "item4.0.png"), ("item5.0.png", "item6.0.png")]
+    assert [report.position for report in run.reports] == [4, 6] and run.trainer.state.position == 6
+
+
+class Failing(Run):
+    """Runs out of memory where a value is 13."""
+
+    def losses(self, part: Batch) -> ItemLosses:
+        if 13.0 in part.latents.tolist():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().losses(part)
+
+
+def test_a_batch_without_memory_is_named_and_the_run_can_go_on_as_if_it_had_not_come():
+    run = Failing([batch([v]) for v in (1.0, 2.0, 3.0, 13.0, 4.0)], steps=2, accumulation=2, optimizer="adamw")
+    with pytest.raises(BatchOutOfMemory, match=r"step 2: .*item3.0.png, item13.0.png") as caught:
+        run.run()
+    assert (caught.value.step, caught.value.first, caught.value.stop) == (2, 2, 4)
+    assert (run.trainer.state.step, run.trainer.state.position) == (1, 2)
+    run.trainer.updates.optimizer.zero_grad()
+    run.trainer.batches = iter([batch([4.0]), batch([5.0])])
+    run.run()
+    spared = Run([batch([v]) for v in (1.0, 2.0, 4.0, 5.0)], steps=2, accumulation=2, optimizer="adamw").run()
+    assert torch.equal(run.weight, spared.weight)
+
+
+def test_no_memory_amid_an_update_is_another_error(monkeypatch):
+    run = Run([batch([1.0])], optimizer="adamw")
+
+    def step(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run.trainer.updates, "step", step)
+    with pytest.raises(UpdateOutOfMemory, match="step 1: not enough memory for the optimizer"):
+        run.run()
+
+
+def test_a_refused_step_is_judged_even_if_the_next_one_finds_no_memory():
+    run = Failing([batch([float("nan")]), batch([13.0]), batch([1.0])], steps=2, optimizer="adamw")
+    with pytest.raises(BatchOutOfMemory):
+        run.run()
+    with pytest.raises(RunError, match="step 1: the loss is not finite"):
+        run.run()
+
+
+def test_what_draws_from_the_global_generators_draws_the_same_at_a_step_whatever_came_before():
+    class Drawing(Run):
+        def losses(self, part: Batch) -> ItemLosses:
+            self.draws.append((random.random(), numpy.random.rand(), torch.rand(()).item()))
+            return super().losses(part)
+
+    def draws(state: TrainingState) -> list[tuple[float, float, float]]:
+        run = Drawing([batch([1.0]) for _ in range(6)], steps=3, accumulation=2)
+        run.draws, run.trainer.state = [], state
+        random.random(), numpy.random.rand(), torch.rand(())
+        run.run()
+        return run.draws
+
+    straight = draws(TrainingState())
+    assert len(set(straight)) == 6
+    assert draws(TrainingState(step=1, position=2)) == straight[2:]
+
+
+def test_refusals_in_a_row_are_counted_over_a_resume():
+    nan = [batch([float("nan")]) for _ in range(40)]
+    run = Run(nan, steps=40, optimizer="adamw", skip_non_finite=True)
+    run.trainer.state.refused_in_a_row = 15
+    with pytest.raises(RunError, match="step 5: the loss is not finite"):
+        run.run()
