@@ -3,8 +3,8 @@
     python -m tools.verify_resume my_lora.yml [--steps 12] [--kills 2]
 
 The job is run as it is, but for few steps, without previews and in a temporary folder: once straight through,
-and once killed with SIGKILL and started again as often as asked. Compared are weights, optimizer, EMA, place in
-the data and losses. Exit codes: 0 equal, 1 different, 2 the job cannot be run.
+and once killed with SIGKILL and started again as often as asked. Compared are weights, optimizer, EMA, place
+in the data and losses. Exit codes: 0 equal, 1 different, 2 the job cannot be run.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Runs:
         return RunError("\n".join(told or [f"the run ended with code {code}", *lines[-5:]]))
 
     def killed_after(self, name: str, step: int, pause: float) -> bool:
-        """Run until the checkpoint of a step is there and `pause` seconds more; False if it ended by itself."""
+        """Run until the checkpoint of a step is there and `pause` seconds more; False if it ended before."""
         process = self.start(name)
         manifest = self.folder / "runs" / name / "checkpoints" / f"step_{step:09d}" / "manifest.json"
         try:
@@ -122,7 +122,7 @@ def step_seconds(folder: Path) -> float:
 
 
 def kill_steps(steps: int, save_every: int, kills: int, draw: random.Random) -> list[int]:
-    """After which saved steps to kill, in order: none of the last ones, which a kill would come too late for."""
+    """After which saved steps to kill, in order; none of the last ones, for which a kill comes too late."""
     saved = list(range(save_every, max(save_every + 1, steps - save_every), save_every))
     return sorted(draw.choices(saved, k=kills)) if kills > len(saved) else sorted(draw.sample(saved, kills))
 
@@ -158,7 +158,8 @@ def compare(straight: Path, resumed: Path) -> Verdict:
     wrong = [step for step in sorted(losses.keys() | others.keys()) if losses.get(step) != others.get(step)]
     if wrong:
         step = wrong[0]
-        verdict.differences.insert(0, f"losses: from step {step} on, {others.get(step)} not {losses.get(step)}")
+        told = f"losses: from step {step} on, {others.get(step)} instead of {losses.get(step)}"
+        verdict.differences.insert(0, told)
     return verdict
 
 
@@ -192,7 +193,9 @@ def verify(loaded: LoadedJob, folder: Path, *, steps: int, kills: int, seed: int
         print(f"  {line}")
     print("running straight through once more, to see whether this device repeats itself at all", flush=True)
     if compare(straight, runs.to_the_end("again")).differences:
-        print("two uninterrupted runs differ as well: the arithmetic here is not repeatable; not the resuming")
+        print(
+            "two uninterrupted runs differ as well: arithmetic is not repeatable here; it is not the resuming"
+        )
     else:
         print("two uninterrupted runs are equal: it is the resuming. Please report this with the job file")
     return EXIT_FAILURE

@@ -3,8 +3,8 @@
     python -m testing.torture.resume --kills 200
 
 Half of the kills come at random moments, half at points planted where a checkpoint, a model, a row or a
-record is being written (testing/torture/faults.py). Over LoRA, LoKr and full training x accumulation 1 and 3 x
-EMA off and on x 0 and 2 workers, and with a batch that finds no memory and one whose loss is not finite.
+record is being written (testing/torture/faults.py). Over LoRA, LoKr and full training x accumulation 1 and 3
+x EMA off and on x 0 and 2 workers, and with a batch that finds no memory and one whose loss is not finite.
 Compared with the straight run: every draw of every micro-batch (items, captions, t, noise, pixels), every
 loss, and at the end the weights, optimizer, EMA, place in the data and files.
 

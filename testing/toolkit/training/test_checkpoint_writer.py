@@ -60,7 +60,9 @@ def test_a_refused_write_is_told_once_in_one_line_and_leaves_the_older_checkpoin
     monkeypatch.setattr(atomic.os, "fsync", full_disk)
     writer.submit(make(2))
     writer._thread.join()
-    with pytest.raises(RunError, match=r"step_000000002: cannot be written: No space left on device; .* free"):
+    with pytest.raises(
+        RunError, match=r"step_000000002: cannot be written: No space left on device; .* free"
+    ):
         writer.check()
     assert writer.step is None, "nothing may count as saved"
     writer.check()

@@ -78,8 +78,6 @@ def test_a_preview_is_tried_again_and_then_left_out_by_name():
 def test_a_line_says_while_doing_what_and_what_helps():
     with pytest.raises(RunError) as caught, telling("caching latents", ("first", "second")):
         raise NO_MEMORY
-    assert str(caught.value) == (
-        "not enough memory while caching latents (cheapest first: first; second)"
-    )
+    assert str(caught.value) == ("not enough memory while caching latents (cheapest first: first; second)")
     with pytest.raises(RuntimeError, match="shapes"), telling("caching latents", ()):
         raise RuntimeError("shapes")

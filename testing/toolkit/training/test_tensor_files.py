@@ -13,7 +13,11 @@ from toolkit.training.tensor_files import NAMES, write_tensors
 
 def test_every_dtype_and_shape_is_read_back_by_safetensors(tmp_path):
     tensors = {f"a {dtype}": (torch.randn(3, 5) * 4).abs().to(dtype) for dtype in NAMES}
-    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 4), "odd": torch.ones(7, dtype=torch.uint8)}
+    tensors |= {
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 4),
+        "odd": torch.ones(7, dtype=torch.uint8),
+    }
     tensors["turned"] = torch.randn(4, 6).t()
     digest = write_tensors(tmp_path / "a.safetensors", tensors)
     loaded = load_file(tmp_path / "a.safetensors")

@@ -193,7 +193,9 @@ class Failing(Run):
 
 
 def test_a_batch_without_memory_is_named_and_the_run_can_go_on_as_if_it_had_not_come():
-    run = Failing([batch([v]) for v in (1.0, 2.0, 3.0, 13.0, 4.0)], steps=2, accumulation=2, optimizer="adamw")
+    run = Failing(
+        [batch([v]) for v in (1.0, 2.0, 3.0, 13.0, 4.0)], steps=2, accumulation=2, optimizer="adamw"
+    )
     with pytest.raises(BatchOutOfMemory, match=r"step 2: .*item3.0.png, item13.0.png") as caught:
         run.run()
     assert (caught.value.step, caught.value.first, caught.value.stop) == (2, 2, 4)
