@@ -37,12 +37,12 @@ class Outputs:
     """What one kind of training writes, and how often (0: never). Steps are optimizer steps.
 
     save_model(path without extension) writes the trained model and returns where; preview(step) writes
-    pictures and returns how many; coverage(position) counts how often each picture was shown until then.
+    pictures and returns how many; coverage(position, left_out) counts how often each was shown.
     """
 
     save_model: Callable[[Path, int], Path]
     preview: Callable[[int], int] | None = None
-    coverage: Callable[[int], Coverage] | None = None
+    coverage: Callable[[int, set[int]], Coverage] | None = None
     prompts: list[str] = field(default_factory=list)
     save_every: int = 0
     sample_every: int = 0
@@ -289,7 +289,7 @@ class TrainingRun:
         if self.outputs.coverage is None:
             return
         state, path = self.trainer.state, self.session.folder.coverage_path
-        coverage = self.outputs.coverage(state.position)
+        coverage = self.outputs.coverage(state.position, self.trainer.left_out)
         # Where pictures or batches changed between two attempts, the position alone no longer tells.
         exact = coverage.num_showings == state.items
         head = {"schema_version": SCHEMA_VERSION, "step": state.step, "exact": exact}

@@ -159,6 +159,7 @@ def test_a_refused_step_is_rolled_back_and_the_batches_since_the_checkpoint_left
     assert [(row["step"], row["attempt"]) for row in rows] == [(s, 1 + (s > 4)) for s in range(1, 9)]
     assert all(row["loss"] is not None for row in rows)
     assert read_status(folder / "status.json").attempt == 2
+    assert json.loads((folder / "coverage.json").read_text())["exact"], "what was left out was not shown"
     # As if those batches had never been: from the same checkpoint, with the record alone.
     planted.nan = set()
     twin = tmp_path / "out" / "twin"

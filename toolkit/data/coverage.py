@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,11 +66,18 @@ def _times(number: int) -> str:
     return "once" if number == 1 else f"{number} times"
 
 
-def count_showings(items: Sequence[MediaItem], order: EpochOrder, position: int) -> Coverage:
-    """What the first `position` batches of the order of these items showed, on all ranks together."""
+def count_showings(
+    items: Sequence[MediaItem], order: EpochOrder, position: int, left_out: Collection[int] = ()
+) -> Coverage:
+    """What the first `position` batches of the order of these items showed, on all ranks together.
+
+    left_out: numbers of batches that were passed over.
+    """
     epochs, offset = divmod(position, order.num_batches)
     pictures = [(item.dataset, str(item.path)) for item in items]
     times = Counter({picture: count * epochs for picture, count in Counter(pictures).items()})
     for chunk in order.chunks(epochs)[:offset]:
         times.update(pictures[index] for index in chunk)
+    for epoch, number in (divmod(each, order.num_batches) for each in left_out if each < position):
+        times.subtract(pictures[index] for index in order.chunks(epoch)[number])
     return Coverage(dict(sorted(times.items(), key=lambda entry: (entry[1], entry[0]))))

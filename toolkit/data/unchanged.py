@@ -38,7 +38,11 @@ class Unchanged:
             if not path.exists():
                 raise self._vanished()
             loaded = load(path, *args, **kwargs)
-            if not self._is_same(path):
+            try:
+                same = self._is_same(path)
+            except FileNotFoundError as error:
+                raise self._vanished() from error
+            if not same:
                 reason = "the picture has changed since the run began"
                 raise DatasetError(Problem("data.image_changed", reason, file=str(path), remedy=REMEDY))
             return loaded

@@ -50,6 +50,17 @@ def test_counts_are_what_the_batches_showed(position):
     assert [entry["times"] for entry in told["times"]] == sorted(coverage.times.values())
 
 
+def test_batches_that_were_passed_over_are_not_counted():
+    items = make_items(7)
+    order = EpochOrder(items, 2, seed=5)
+    seen = watched(items, order, 12)
+    for left_out in (3, 11):
+        seen.subtract(watched(items, order, left_out + 1))
+        seen.update(watched(items, order, left_out))
+    coverage = count_showings(items, order, 12, left_out={3, 11, 12, 99})
+    assert {path: times for (_, path), times in coverage.times.items() if times} == +seen
+
+
 def test_all_ranks_count_together():
     items = make_items(9)
     alone = count_showings(items, EpochOrder(items, 4, seed=1), 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -115,3 +116,10 @@ def test_equal_ids_are_refused() -> None:
     items = make_items([2])
     with pytest.raises(ValueError, match="same id"):
         EpochOrder([items[0], items[0]], 1, 0)
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 6, 7, 23])
+def test_batches_come_from_any_position_on(position: int) -> None:
+    order = EpochOrder(make_items([3, 5, 1]), 2, 3)
+    straight = [(epoch, indices) for epoch in range(10) for indices in order.batches(epoch)]
+    assert list(islice(order.batches_from(position), 20)) == straight[position : position + 20]

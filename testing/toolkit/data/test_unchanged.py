@@ -48,6 +48,12 @@ def test_a_change_between_the_scan_and_the_first_reading_is_seen(pictures):
         load(pictures[0])
 
 
+def test_a_picture_that_vanishes_while_it_is_read_is_named(pictures):
+    load = Unchanged([item(path) for path in pictures]).watching(lambda path: path.unlink())
+    with pytest.raises(DatasetError, match="00.png: the picture has vanished since the run began"):
+        load(pictures[0])
+
+
 def test_all_that_vanished_is_told_at_once(pictures):
     load = Unchanged([item(path) for path in pictures]).watching(lambda path: path.read_bytes())
     for path in pictures[:2]:
