@@ -48,7 +48,8 @@ class Setbacks:
 
     def pass_over(self, error: BatchOutOfMemory) -> None:
         """Leave out batches that did not fit. Raises OutOfMemoryError if others in a row did not either."""
-        self.trainer.updates.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.trainer.parameters.values():
+            parameter.grad = None
         state, names = self.trainer.state, shown(error.files)
         if self._failing_step != error.step:
             self._failing_step, self._before, self._in_a_row = error.step, state.position, 0

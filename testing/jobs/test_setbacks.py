@@ -39,8 +39,8 @@ class Planted:
         self.seen: list[tuple[int, int]] = []
         make_trainer = build.trainer
 
-        def trainer(*args):
-            made = make_trainer(*args)
+        def trainer(*args, **kwargs):
+            made = make_trainer(*args, **kwargs)
             made.losses = self.around(made, made.losses)
             return made
 

@@ -49,8 +49,8 @@ def record_into(path: Path, *, nan_at: int | None = None, no_memory_at: int | No
     per_epoch = 1
     seen: dict[str, Any] = {"step": None, "micro": 0}
 
-    def trainer(*args: Any) -> Any:
-        made = make_trainer(*args)
+    def trainer(*args: Any, **kwargs: Any) -> Any:
+        made = make_trainer(*args, **kwargs)
         losses = made.losses
 
         def recorded(batch: Batch) -> Any:
