@@ -145,6 +145,18 @@ def resumed(now: Countdown) -> None:
     training_run.TrainingRun.resume = then_die  # type: ignore[method-assign]
 
 
+def lock_not_linked(now: Countdown) -> None:
+    """The lock is written and has not its name yet."""
+    link = os.link
+
+    def linked(*args: Any) -> None:
+        if now():
+            die()
+        link(*args)
+
+    os.link = linked
+
+
 POINTS: dict[str, Callable[[Countdown], None]] = {
     "state copied": copied,
     "half a file": half_a_file,
@@ -159,4 +171,5 @@ POINTS: dict[str, Callable[[Countdown], None]] = {
     "record renamed": lambda now: _at_replace(now, lambda p: p.name == "left_out.json", after=True),
     "half a row": half_a_row,
     "resumed": resumed,
+    "lock not linked": lock_not_linked,
 }

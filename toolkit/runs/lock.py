@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -17,6 +18,7 @@ from toolkit.runs import atomic
 from toolkit.runs.layout import SCHEMA_VERSION
 from toolkit.runs.process import ProcessIdentity, this_process
 
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _EMPTY_SECONDS = 2.0  # how long a lock may be empty between its creation and its first write
 
 
@@ -85,24 +87,17 @@ class RunLock:
             os.close(handle)
 
     def _create(self) -> bool:
-        with atomic.reporting(self.path):
-            try:
-                handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                return False
+        """Make the lock file, with its content from its first moment on; False if there is one already."""
+        if self.path.exists():
+            return False
         self._token, self._pid = secrets.token_hex(8), os.getpid()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         content = {"schema_version": SCHEMA_VERSION, **asdict(this_process())}
-        content |= {"token": self._token, "since": since}
-        try:
-            with atomic.reporting(self.path):
-                _flock(handle)
-                os.write(handle, json.dumps(content).encode())
-                os.fsync(handle)
-        except BaseException:
-            os.close(handle)
-            self.path.unlink(missing_ok=True)
-            raise
+        data = json.dumps(content | {"token": self._token, "since": since}).encode()
+        with atomic.reporting(self.path):
+            handle = _create_linked(self.path, data)
+        if handle is None:
+            return False
         self._handle = handle
         return True
 
@@ -146,6 +141,56 @@ def _parse(content: dict[str, Any]) -> Holder:
     fields = {key: str(content[key]) for key in ("host", "boot_id", "namespace", "started")}
     process = ProcessIdentity(pid=int(content["pid"]), **fields)
     return Holder(process, str(content["token"]), str(content["since"]))
+
+
+def _create_linked(path: Path, data: bytes) -> int | None:
+    """Create a locked file with its content, an open handle of it; None if it exists. Raises OSError.
+
+    Written under another name and linked into place: a process that is killed midway leaves no empty lock,
+    which nobody could tell from one about to be written.
+    """
+    part = path if os.name == "nt" else atomic.beside(path)
+    try:
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return None
+    try:
+        _flock(handle)
+        os.write(handle, data)
+        os.fsync(handle)
+        if part != path and not _link(part, path):
+            os.close(handle)
+            return None
+    except BaseException:
+        os.close(handle)
+        part.unlink(missing_ok=True)
+        raise
+    return handle
+
+
+def _link(part: Path, path: Path) -> bool:
+    """Give a file its name; False if that is taken. Raises OSError."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return part.stat().st_nlink == 2  # NFS may have done it and lost its answer
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _rename_unless_taken(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def _rename_unless_taken(part: Path, path: Path) -> bool:
+    """The same on a file system without links; killed between its two steps it leaves an empty lock."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        return False
+    part.replace(path)
+    return True
 
 
 def _flock(handle: int) -> bool | None:

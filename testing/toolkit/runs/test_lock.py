@@ -261,3 +261,46 @@ def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path, in_the_way: str) -> 
         path.mkdir(parents=True)
     with pytest.raises(RunError, match=r"run\.lock: cannot be written: (Not|Is) a directory"):
         RunLock(path).acquire()
+
+
+DIE = """
+import os, signal, sys
+from pathlib import Path
+from toolkit.runs.lock import RunLock
+name, after = sys.argv[2], sys.argv[3] == "after"
+call = getattr(os, name)
+def die(*args, **kwargs):
+    if not after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    call(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(os, name, die)
+RunLock(Path(sys.argv[1])).acquire()
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "link"])
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_process_killed_while_it_takes_the_lock_keeps_nobody_out(
+    tmp_path: Path, call: str, moment: str, stale: bool
+) -> None:
+    path = tmp_path / "run.lock"
+    if stale:
+        forge(path, pid=2**22 + 1, started="0")
+    command = [sys.executable, "-c", DIE, str(path), call, moment]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    with RunLock(path):
+        assert read_holder(path).process == this_process()
+    assert not path.exists()
+
+
+def test_a_file_system_without_links_locks_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "run.lock"
+    with RunLock(path), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
+        RunLock(path).acquire()
+    assert list(tmp_path.iterdir()) == []
