@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-    from jobs.setbacks import Policies
     from toolkit.stable_diffusion_model import StableDiffusion
     from toolkit.training.ema import Averages
     from toolkit.training.run_state import RunIdentity
@@ -358,35 +357,6 @@ def intervals(section: TrainingSection) -> dict[str, Any]:
         "sample_first": not train.skip_first_sample,
         "force_first_sample": train.force_first_sample,
     }
-
-
-def policies(section: TrainingSection) -> Policies:
-    """What to do about a step that fails."""
-    from jobs.setbacks import Policies
-
-    roll_back = section.train.on_non_finite == "rollback"
-    return Policies(roll_back=roll_back, remedies=tuple(memory_remedies(section)))
-
-
-def memory_remedies(section: TrainingSection) -> list[str]:
-    """What would need less memory and is not set yet, the cheapest first."""
-    train = section.train
-    found = []
-    if train.dtype == "float32":
-        found.append("train.dtype: bf16")
-    if not train.gradient_checkpointing:
-        found.append("train.gradient_checkpointing: true")
-    if train.batch_size > 1:
-        half = train.batch_size // 2
-        total = -(-train.batch_size * train.gradient_accumulation // half)
-        found.append(f"train.batch_size: {half} with gradient_accumulation: {total}")
-    if not all(dataset.cache_latents or dataset.cache_latents_to_disk for dataset in section.datasets):
-        found.append("cache_latents_to_disk: true")
-    if train.optimizer in ("adam", "adamw"):
-        found.append(f"train.optimizer: {train.optimizer}8bit")
-    if isinstance(section, DiffusionProcess) and section.network is None:
-        found.append("a network (LoRA) instead of the whole model")
-    return [*found, "a smaller datasets.resolution"]
 
 
 def identity(section: TrainingSection, order: EpochOrder, nature: dict[str, Any]) -> RunIdentity:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jobs import build
 from jobs.diffusion_data import TrainingData
+from jobs.remedies import memory_remedies, policies
 from jobs.session import Session
 from jobs.trained_model import TrainedModel, load_trained_model, save_trained
 from jobs.training_run import Outputs, TrainingRun, write_previews
@@ -60,7 +61,7 @@ def load_for_training(section: DiffusionProcess, session: Session) -> tuple[Trai
     session.phase("loading", f"Loading model {section.model.name_or_path}")
     accelerator = build.accelerator(section)
     check_optimizer(section.train.optimizer, section.train.optimizer_params, device=accelerator.device)
-    with telling("loading the model", build.memory_remedies(section)):
+    with telling("loading the model", memory_remedies(section)):
         trained = load_trained_model(section, accelerator)
     check_objective(trained.model.objective.name, section)
     session.notes(trained.notes)
@@ -102,7 +103,7 @@ def train(
         **build.intervals(section),
     )
     identity = build.identity(section, program.data.order, trained.nature)
-    run = TrainingRun(session, trainer, outputs, identity, build.policies(section))
+    run = TrainingRun(session, trainer, outputs, identity, policies(section))
     session.finish(run.run(program.data.stream))
 
 

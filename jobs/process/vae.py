@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jobs import build
 from jobs.diffusion_data import streaming
+from jobs.remedies import policies
 from jobs.session import Session
 from jobs.training_run import Outputs, TrainingRun, write_previews
 from toolkit.config_modules.loading import LoadedJob
@@ -89,7 +90,7 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
             **build.intervals(section),
         )
         identity = build.identity(section, order, {"trained part": "autoencoder"})
-        training = TrainingRun(session, trainer, outputs, identity, build.policies(section))
+        training = TrainingRun(session, trainer, outputs, identity, policies(section))
         maker = BatchMaker(scan.items, seed=seed, load=Unchanged(scan.items).watching(load_pixels))
         session.finish(training.run(streaming(maker, order, build.num_workers(section))))
 

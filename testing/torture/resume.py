@@ -250,7 +250,8 @@ class Torture:
         names = [name for name in POINTS if which.setbacks or not name.startswith("record")]
         fewest = min(self.tally.planted[name] for name in names)
         name = self.random.choice([name for name in names if self.tally.planted[name] == fewest])
-        return name, 1 if name in ("resumed", "half pruned", "lock not linked") else self.random.choice((1, 1, 2, 3))
+        only_once = name in ("resumed", "half pruned", "lock not linked")
+        return name, 1 if only_once else self.random.choice((1, 1, 2, 3))
 
     def _still_there(self, which: Combination, root: Path, before: int, plant: Any) -> int:
         """The step of the newest valid checkpoint, which a kill must never take away."""
