@@ -153,7 +153,7 @@ def _cached_latents(
     if not wanted:
         return None
     on_disk = any(section.datasets[index].cache_latents_to_disk for index in wanted)
-    cache = LatentCache(cache_root() / "latents" if on_disk else None, model.vae_hash)
+    cache = LatentCache(cache_root() / "latents" if on_disk else None, model.vae_hash, tell=session.note)
     chosen = [item for item in items if int(item.dataset.partition(":")[0]) in wanted]
     chosen = all_drawn(chosen, build.seed(section))
     session.phase("caching", "Caching latents")
@@ -164,7 +164,6 @@ def _cached_latents(
         progress=session.counted("latents"),
         should_stop=session.stop_requested,
     )
-    session.notes(cache.notes)
     session.say(f"latents: {count} encoded, the rest of {len(chosen)} found in the cache")
     return cache
 
@@ -181,7 +180,8 @@ def cached_prompts(
     if trained.trains_text_encoder:
         return None
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
-    cache = PromptCache(cache_root() / "prompts" if on_disk else None, trained.model.text_encoder_hash)
+    folder = cache_root() / "prompts" if on_disk else None
+    cache = PromptCache(folder, trained.model.text_encoder_hash, tell=session.note)
     session.phase("caching", "Encoding captions")
     cache.fill(
         texts,
@@ -189,5 +189,4 @@ def cached_prompts(
         progress=session.counted("captions"),
         should_stop=session.stop_requested,
     )
-    session.notes(cache.notes)
     return cache

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+Made = TypeVar("Made")
 
 _END: Any = object()
+MOST_WORKERS = 8
 
 
 def prefetch(iterator: Iterator[Value], depth: int = 2) -> Iterator[Value]:
@@ -36,3 +40,29 @@ def _prefetch(iterator: Iterator[Value], depth: int) -> Iterator[Value]:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def spare_workers() -> int:
+    """How many threads may work beside the one that feeds the device."""
+    return min(MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
+
+
+def map_ahead(
+    function: Callable[[Value], Made], values: Iterable[Value], *, workers: int | None = None
+) -> Iterator[Made]:
+    """function(value) for each, in order, a few of them made ahead on `workers` threads (default: the spare).
+
+    What a call raises comes out where its result would have come; closing this generator waits for the
+    calls that have begun and makes no others.
+    """
+    workers = workers or spare_workers()
+    rest = iter(values)
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="ahead")
+    try:
+        pending = deque(pool.submit(function, value) for value in islice(rest, workers + 1))
+        while pending:
+            made = pending.popleft().result()
+            pending.extend(pool.submit(function, value) for value in islice(rest, 1))
+            yield made
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
