@@ -50,11 +50,12 @@ class TrainingData:
         return position // self.order.num_batches
 
 
-def streaming(maker: BatchMaker, order: EpochOrder) -> Callable[[int], Stream]:
-    """Batches from a position on, made one step ahead on a thread."""
+def streaming(maker: BatchMaker, order: EpochOrder, *, pin: bool = False) -> Callable[[int], Stream]:
+    """Batches from a position on, made one step ahead on a thread. pin: for a GPU to fetch."""
 
     def stream(position: int) -> Stream:
-        return prefetch(batch for _, batch in maker.stream(order, position))  # type: ignore[return-value]
+        made = (batch for _, batch in maker.stream(order, position))
+        return prefetch(batch.pinned() if pin else batch for batch in made)  # type: ignore[return-value]
 
     return stream
 
@@ -92,7 +93,7 @@ def prepare_data(
             f"{order.num_short} of {order.num_batches} batches of an epoch are smaller than batch_size "
             f"{section.train.batch_size}: the last ones of their buckets; no picture is left out or repeated"
         ])  # fmt: skip
-    return TrainingData(order, streaming(maker, order), prompts, items)
+    return TrainingData(order, streaming(maker, order, pin=trained.device.type == "cuda"), prompts, items)
 
 
 def _encoded_captions(

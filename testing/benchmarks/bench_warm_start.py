@@ -74,7 +74,7 @@ def fill_caches(job: Path) -> None:
 
     from jobs import build
     from toolkit.config_modules.loading import load_job
-    from toolkit.data.captions import possible_captions
+    from toolkit.data.caption_draws import possible_captions
     from toolkit.data.latent_cache import LatentCache
     from toolkit.data.prompt_cache import PromptCache
     from toolkit.paths import cache_root
@@ -87,7 +87,7 @@ def fill_caches(job: Path) -> None:
         latents.put(item, torch.randn(model.latent_spec.shape(item.bucket.height, item.bucket.width)))
     prompts = PromptCache(cache_root() / "prompts", model.text_encoder_hash)
     conditioning = model.encode_prompts(["a picture"])
-    for text in possible_captions(items):
+    for text in possible_captions(items, build.seed(section)):
         prompts.put(text, conditioning)
 
 
