@@ -29,9 +29,9 @@ def run_job(loaded: LoadedJob) -> None:
     hush_libraries()
     for section in loaded.config.process:
         run = PROCESSES.resolve(section.type)
-        # Half a million objects of the libraries, there for good: walking through them would cost every full
-        # garbage collection a quarter of a second, in a start with many pictures and between steps. Once, as what a
-        # finished job leaves is not there for good.
+        # Half a million objects of the libraries, there for good: walking through them would cost every
+        # full garbage collection a quarter of a second, in a start with many pictures and between steps.
+        # Once, as what a finished job leaves is not there for good.
         if not gc.get_freeze_count():
             gc.freeze()
         run(loaded, section)

@@ -36,7 +36,7 @@ class Conditioning:
         return Conditioning(function(self.embeds), optional(self.mask), optional(self.pooled), extra)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
-        """Moved to a device; floating-point tensors also cast to dtype. The host waits for copies to it only."""
+        """Moved to a device, the host not waiting for it; floating-point tensors also cast to dtype."""
         there = device is not None and torch.device(device).type != "cpu"
 
         def move(x: Tensor) -> Tensor:

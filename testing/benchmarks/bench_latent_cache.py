@@ -2,9 +2,10 @@
 
     python -m testing.benchmarks.bench_latent_cache
 
-The bare loop opens each picture with Pillow, resizes and cuts it, encodes it and keeps the latents in a list. The
-cache does that too, decoding ahead on a thread, and besides makes sure that the picture is the scanned one,
-refuses what is not finite and writes a checked file. Both must give the same latents to the bit.
+The bare loop opens each picture with Pillow, resizes and cuts it, encodes it and keeps the latents in a
+list. The cache does that too, decoding ahead on a thread, and besides makes sure that the picture is the
+scanned one, refuses what is not finite and writes a checked file. Both must give the same latents to the
+bit.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from testing.benchmarks.measuring import AGAIN, BARE, make_row, report, take_turns
-
 import numpy
 import torch
 from PIL import Image
 from torch import Tensor
 
+from testing.benchmarks.measuring import AGAIN, BARE, make_row, report, take_turns
 from toolkit.data.items import MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.scan import scan_dataset

@@ -2,9 +2,9 @@
 
     python -m testing.benchmarks.bench_network
 
-Each variant is one Linear with an adapter, its input demanding a gradient as inside a model; the baseline is the
-layer alone, frozen. Factors are of CPU time. LoKr of peft and lycoris builds the whole Kronecker product;
-ours multiplies by its factors.
+Each variant is one Linear with an adapter, its input demanding a gradient as inside a model; the baseline
+is the layer alone, frozen. Factors are of CPU time. LoKr of peft and lycoris builds the whole Kronecker
+product; ours multiplies by its factors.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from testing.benchmarks.measuring import AGAIN, BARE, make_row, report, take_turns
-
 import torch
 from peft import LoKrConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from testing.benchmarks.measuring import AGAIN, BARE, make_row, report, take_turns
 from toolkit.networks.adapters import Kind, Size, attach
 from toolkit.networks.lora import KINDS
 from toolkit.networks.lycoris import LOHA, lokr_kind

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testing.benchmarks.measuring import Row, Stopwatch, Times, caches_in, make_row, report
-
 import torch
 import yaml
 from PIL import Image, ImageDraw
@@ -26,6 +24,7 @@ from PIL import Image, ImageDraw
 from jobs import diffusion_run
 from jobs.base_job import run_job
 from jobs.trained_model import TrainedModel
+from testing.benchmarks.measuring import Row, Stopwatch, Times, caches_in, make_row, report
 from toolkit.config_modules.loading import load_job
 from toolkit.data.items import Batch
 from toolkit.training.trainer import Trainer
@@ -86,6 +85,7 @@ def write_job(folder: Path, variant: Variant, arguments: argparse.Namespace) -> 
             "batch_size": arguments.batch_size,
             "lr": 1e-4,
             "dtype": arguments.dtype,
+            "num_threads": 1,
             "gradient_checkpointing": False,
             "disable_sampling": True,
         }

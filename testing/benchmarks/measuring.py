@@ -1,9 +1,10 @@
 """How the benchmarks measure: ratios against a bare baseline in one process, taken in turns.
 
-On a machine that does other things too, times move by factors while ratios of neighbours hold. So all variants
-run in rotating order, round by round, and every round gives its own ratios; reported are their median and
-quartiles. The baseline is there twice (A/A): its ratio to itself shows what this machine can tell apart today.
-CPU time of the process (threads included) is what other processes disturb least; on a GPU only the clock counts.
+On a machine that does other things too, times move by factors while ratios of neighbours hold. So all
+variants run in rotating order, round by round, and every round gives its own ratios; reported are their
+median and quartiles. The baseline is there twice (A/A): its ratio to itself shows what this machine can
+tell apart today. CPU time of the process (threads included) is what other processes disturb least; on a GPU
+only the clock counts.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
@@ -77,7 +75,7 @@ def ratio(ours: list[float], bare: list[float]) -> Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One measured ratio. control: of the baseline to itself. higher_is_better: for speeds, else for times."""
+    """One measured ratio. control: of the baseline to itself. higher_is_better: of speeds, not of times."""
 
     name: str
     ratio: Ratio
@@ -99,7 +97,8 @@ class Row:
         sign = ">=" if self.higher_is_better else "<="
         goal = "" if self.goal is None else f"; goal {sign} {self.goal}: {'yes' if self.reached else 'NO'}"
         times = f"{self.ours_ms:.1f} ms against {self.bare_ms:.1f} ms"
-        return f"{self.name}: {self.ratio} x, by the clock {self.wall_ratio} x, A/A {self.control}; {times}{goal}"
+        ratios = f"{self.ratio} x, by the clock {self.wall_ratio} x, A/A {self.control}"
+        return f"{self.name}: {ratios}; {times}{goal}"
 
 
 @contextmanager
@@ -122,7 +121,8 @@ def take_turns(
     warm_up: int = 2,
     device: torch.device | None = None,
 ) -> dict[str, Times]:
-    """The times of all variants, in rotating order; the first rounds are not counted."""
+    """The times of all variants on one thread, in rotating order; the first rounds are not counted."""
+    torch.set_num_threads(1)
     names = list(variants)
     times = {name: Times() for name in names}
     watch = Stopwatch(device)
@@ -145,7 +145,7 @@ def make_row(
     goal: float | None = None,
     speed: bool = False,
 ) -> Row:
-    """Ours against the baseline: of times, or (speed) of speeds. clock: "cpu" or "wall", what the ratio is of."""
+    """Ours against the baseline: of times, or (speed) of speeds. clock: "cpu" or "wall", for the ratio."""
 
     def of(kind: str) -> Ratio:
         a, b = getattr(ours, kind), getattr(bare, kind)

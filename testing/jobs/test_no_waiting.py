@@ -1,8 +1,9 @@
-"""A step that does not log never makes the host wait for the device: the real trainer on a device without values.
+"""A step that does not log never makes the host wait: the real trainer on a device without values.
 
-On torch's `meta` device tensors have shapes and no values, so whatever would ask the device for a value, or copy
-one from it, fails there. What it would let pass is a copy to the device that the host waits for (one that is not
-`non_blocking`); a dispatch mode looks out for those. Real devices are asked in test_a_gpu_is_never_waited_for.
+On torch's `meta` device tensors have shapes and no values, so whatever would ask the device for a value, or
+copy one from it, fails there. What it would let pass is a copy to the device that the host waits for (one
+that is not `non_blocking`); a dispatch mode looks out for those. Real devices are asked in
+test_a_gpu_is_never_waited_for.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ META = torch.device("meta")
 CAPTIONS = ("a zwx on white", "a zwx")
 
 DOP = {"diff_output_preservation": True, "diff_output_preservation_class": "cat"}
+
+
 def rarely(value: Any) -> Any:
     """A case of the slow tests."""
     return pytest.param(value, marks=pytest.mark.slow)
@@ -88,10 +91,14 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         made = function(*args, **kwargs)
-        devices = {x.device.type for x in tree_leaves((args, kwargs, made)) if isinstance(x, Tensor) and x.ndim}
+        devices = {
+            x.device.type for x in tree_leaves((args, kwargs, made)) if isinstance(x, Tensor) and x.ndim
+        }
         if len(devices) > 1 and not kwargs.get("non_blocking", False):
             ours = [f for f in traceback.extract_stack() if f.filename.startswith((JOBS, TOOLKIT))]
-            self.seen.append(f"{function} at {ours[-1].filename}:{ours[-1].lineno}" if ours else str(function))
+            self.seen.append(
+                f"{function} at {ours[-1].filename}:{ours[-1].lineno}" if ours else str(function)
+            )
         return made
 
 
@@ -107,7 +114,9 @@ def allow_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two places in torch that ask for the name of a device: neither knows this one."""
     autocast = torch.autocast
     monkeypatch.setattr(
-        torch, "autocast", lambda device, **options: nullcontext() if device == "meta" else autocast(device, **options)
+        torch,
+        "autocast",
+        lambda device, **options: nullcontext() if device == "meta" else autocast(device, **options),
     )
     supported = optimizer._get_fused_kernels_supported_devices
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: [*supported(), "meta"])
@@ -155,7 +164,7 @@ def sections(model: Path) -> Callable[..., TrainProcess]:
 
 @pytest.fixture(scope="module")
 def load(sections: Callable[..., TrainProcess]) -> Callable[..., TrainedModel]:
-    """A model with its network on the meta device, loaded once; its text encoder stays where it has values."""
+    """A model with its network on the meta device, loaded once; its text encoder keeps its values."""
 
     @lru_cache
     def load_named(index: int) -> TrainedModel:
@@ -178,9 +187,7 @@ def trainer(
         prompts = PromptCache(None, "encoder")
         prompts.fill([*CAPTIONS, *extra_prompts(section, CAPTIONS)], trained.model.encode_prompts)
         losses = make_losses(section, trained, prompts)
-        made = build.trainer(
-            section, trained.groups, trained.parameters, build.accelerator(section), losses
-        )
+        made = build.trainer(section, trained.groups, trained.parameters, build.accelerator(section), losses)
         made.batches = batches(trained, mask=bool(train.get("inverted_mask_prior")))
         return made
 
@@ -216,8 +223,8 @@ def test_no_network_waits(trainer: Callable[..., Trainer], network: dict[str, An
     assert waits_of(trainer({}, network)) == []
 
 
-# The others have no kernel that takes the verdict along, so the host reads it before each update. SGD's has no
-# form for a device without values.
+# The others have no kernel that takes the verdict along, so the host reads it before each update. SGD's has
+# no form for a device without values.
 FUSED = [name for name in OPTIMIZERS.names() if DEFAULTS.get(name, {}).get("fused")]
 
 

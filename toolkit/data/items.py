@@ -155,7 +155,7 @@ class Batch:
         return len(self.items)
 
     def pinned(self) -> Batch:
-        """The same in memory that a GPU fetches by itself; from other memory a copy to it may wait for both."""
+        """The same in memory that a GPU fetches by itself; the host waits for copies from other memory."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value.pin_memory() for name, value in values.items() if hasattr(value, "pin_memory")}
         conditioning = None if self.conditioning is None else self.conditioning.pinned()

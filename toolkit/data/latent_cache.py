@@ -2,8 +2,8 @@
 
 The key holds everything the latents depend on: the picture's bytes, its size and place in the bucket, the
 colour behind transparency and the VAE. Nothing can be stale; what is no longer asked for is merely unused.
-Whether a picture's latents are there is told by names alone; they are read and checked when they are needed, and
-made anew if they turn out to be damaged or gone by then.
+Whether a picture's latents are there is told by names alone; they are read and checked when they are
+needed, and made anew if they turn out to be damaged or gone by then.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -49,7 +49,7 @@ def spare_workers() -> int:
 
 def map_ahead(
     function: Callable[[Value], Made], values: Iterable[Value], *, workers: int | None = None
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """function(value) for each, in order, a few of them made ahead on `workers` threads (default: the spare).
 
     What a call raises comes out where its result would have come; closing this generator waits for the

@@ -31,7 +31,7 @@ def _full_precision() -> Iterator[None]:
 
 
 class PromptCache:
-    """Conditioning (batch of one, CPU) by caption, in memory or (folder given) on disk for this and later runs.
+    """Conditioning (batch of one, CPU) by caption, in memory or (folder given) on disk for later runs too.
 
     encoder_hash: of everything between text and embeddings: tokenizer, weights, dtype, settings. tell: gets
     a line for each damaged file, and for the first that is gone.
@@ -57,7 +57,8 @@ class PromptCache:
     def get(self, caption: str) -> Conditioning | None:
         """The conditioning of a caption (B = 1), or None if it was never asked for.
 
-        What `fill` found or made is there for good: if its file is damaged or gone by now, it is encoded again.
+        What `fill` found or made is there for good: if its file is damaged or gone by now, it is encoded
+        again.
         """
         key = self.key(caption)
         found = self._store.get(key)

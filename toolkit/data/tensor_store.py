@@ -1,10 +1,10 @@
 """Named sets of tensors kept in memory or, content-addressed, in a folder of safetensors files.
 
-One file a key, in 256 folders by the key's first two digits. A file is written beside its place and renamed, so
-that a kill leaves no half of one and any number of processes may fill a folder at once; it carries a digest
-that is checked whenever it is read, so damaged files count as missing. What there is is found out by listing
-folders, not by reading files: ten thousand entries take as long as ten. Their data are raw and
-contiguous, as safetensors writes them: other programs can map them.
+One file a key, in 256 folders by the key's first two digits. A file is written beside its place and
+renamed, so that a kill leaves no half of one and any number of processes may fill a folder at once; it
+carries a digest that is checked whenever it is read, so damaged files count as missing. What there is is
+found out by listing folders, not by reading files: ten thousand entries take as long as ten. Their data are
+raw and contiguous, as safetensors writes them: other programs can map them.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
 class TensorStore:
     """get and put by key, from any thread. A store without a folder keeps all in memory.
 
-    keep_bytes: up to so much of what was last used of a folder stays in memory too. tell: gets a line for each
-    damaged file that was found; `notes` has them all.
+    keep_bytes: up to so much of what was last used of a folder stays in memory too. tell: gets a line for
+    each damaged file that was found; `notes` has them all.
     """
 
     def __init__(
