@@ -67,9 +67,11 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert (found.low, found.median, found.high) == (1.5, 2.0, 2.5)
     slow, fast = Times([2.0, 4.0], [2.0, 4.0]), Times([1.0, 2.0], [1.0, 2.0])
     time = make_row("time", slow, fast, fast, goal=1.9)
-    assert time.ratio.median == 2.0 and not time.reached and time.control.median == 1.0
+    assert time.ratio.median == 2.0 and time.verdict == "no" and time.control.median == 1.0
     speed = make_row("speed", slow, fast, fast, goal=0.4, speed=True)
-    assert speed.ratio.median == 0.5 and speed.reached
+    assert speed.ratio.median == 0.5 and speed.verdict == "yes"
+    shaky = Times([1.2, 1.8], [1.2, 1.8])
+    assert make_row("time", slow, fast, shaky, goal=1.95).verdict == "too close"
 
 
 def test_variants_take_turns_in_rotating_order() -> None:
