@@ -53,18 +53,24 @@ class TrainingData:
         return position // self.order.num_batches
 
 
-def streaming(maker: BatchMaker, order: EpochOrder, num_workers: int) -> Callable[[int], Stream]:
-    """Batches from a position on, made ahead on threads, or (num_workers 0) each when it is asked for."""
+def streaming(
+    maker: BatchMaker, order: EpochOrder, num_workers: int, *, pin: bool = False
+) -> Callable[[int], Stream]:
+    """Batches from a position on, made ahead on threads, or (num_workers 0) each when it is asked for.
+
+    pin: for a GPU to fetch.
+    """
 
     def make(planned: tuple[int, tuple[int, ...]]) -> Batch:
         epoch, indices = planned
-        return maker.make(indices, epoch)
+        batch = maker.make(indices, epoch)
+        return batch.pinned() if pin else batch
 
     def stream(position: int) -> Stream:
         plan = order.batches_from(position)
         if num_workers == 0:
             return (make(planned) for planned in plan)
-        return map_ahead(make, plan, workers=num_workers)  # type: ignore[return-value]
+        return map_ahead(make, plan, workers=num_workers)
 
     return stream
 
@@ -103,7 +109,8 @@ def prepare_data(
             f"{order.num_short} of {order.num_batches} batches of an epoch are smaller than batch_size "
             f"{section.train.batch_size}: the last ones of their buckets; no picture is left out or repeated"
         ])  # fmt: skip
-    return TrainingData(order, streaming(maker, order, build.num_workers(section)), prompts, items)
+    stream = streaming(maker, order, build.num_workers(section), pin=trained.device.type == "cuda")
+    return TrainingData(order, stream, prompts, items)
 
 
 def _encoded_captions(
@@ -164,7 +171,7 @@ def _cached_latents(
     if not wanted:
         return None
     on_disk = any(section.datasets[index].cache_latents_to_disk for index in wanted)
-    cache = LatentCache(cache_root() / "latents" if on_disk else None, model.vae_hash)
+    cache = LatentCache(cache_root() / "latents" if on_disk else None, model.vae_hash, tell=session.note)
     chosen = [item for item in items if int(item.dataset.partition(":")[0]) in wanted]
     chosen = all_drawn(chosen, build.seed(section))
     session.phase("caching", "Caching latents")
@@ -181,7 +188,6 @@ def _cached_latents(
             progress=session.counted("latents"),
             should_stop=session.stop_requested,
         )
-    session.notes(cache.notes)
     session.say(f"latents: {count} encoded, the rest of {len(chosen)} found in the cache")
     return cache
 
@@ -198,7 +204,8 @@ def cached_prompts(
     if trained.trains_text_encoder:
         return None
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
-    cache = PromptCache(cache_root() / "prompts" if on_disk else None, trained.model.text_encoder_hash)
+    folder = cache_root() / "prompts" if on_disk else None
+    cache = PromptCache(folder, trained.model.text_encoder_hash, tell=session.note)
     session.phase("caching", "Encoding captions")
     with telling("encoding captions", ("close other programs on the device", "model.dtype: bf16")):
         cache.fill(
@@ -207,5 +214,4 @@ def cached_prompts(
             progress=session.counted("captions"),
             should_stop=session.stop_requested,
         )
-    session.notes(cache.notes)
     return cache

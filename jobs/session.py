@@ -79,7 +79,11 @@ class Session:
     def notes(self, lines: Iterable[str]) -> None:
         """Things worth knowing that stop nothing."""
         for line in lines:
-            self.say(f"note: {line}")
+            self.note(line)
+
+    def note(self, line: str) -> None:
+        """One of them; from any thread."""
+        self.say(f"note: {line}")
 
     def phase(self, phase: Phase, info: str) -> None:
         """Enter a phase, on the terminal and in status.json."""

@@ -36,8 +36,17 @@ class Conditioning:
         return Conditioning(function(self.embeds), optional(self.mask), optional(self.pooled), extra)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
-        """Moved to a device; floating-point tensors also cast to dtype."""
-        return self._map(lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None))
+        """Moved to a device, the host not waiting for it; floating-point tensors also cast to dtype."""
+        there = device is not None and torch.device(device).type != "cpu"
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device=device, dtype=dtype if x.is_floating_point() else None, non_blocking=there)
+
+        return self._map(move)
+
+    def pinned(self) -> Conditioning:
+        """In memory that a GPU fetches by itself."""
+        return self._map(torch.Tensor.pin_memory)
 
     def detach(self) -> Conditioning:
         """The same values outside the autograd graph."""

@@ -51,6 +51,7 @@ def _affordable(width: int, height: int, resolution: int, size_multiple: int) ->
     return _floor_to(side, step if side >= step else size_multiple)
 
 
+@lru_cache(maxsize=4096)
 def choose_bucket(
     width: int, height: int, resolution: int, size_multiple: int, *, square: bool = False
 ) -> Bucket:

@@ -5,7 +5,7 @@ Legend: B batch, C latent channels, H W image rows and columns (pixels), h w lat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,3 +153,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU fetches by itself; the host waits for copies from other memory."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value.pin_memory() for name, value in values.items() if hasattr(value, "pin_memory")}
+        conditioning = None if self.conditioning is None else self.conditioning.pinned()
+        return replace(self, **tensors, conditioning=conditioning)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -49,7 +49,7 @@ def spare_workers() -> int:
 
 def map_ahead(
     function: Callable[[Value], Made], values: Iterable[Value], *, workers: int | None = None
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """function(value) for each, in order, a few of them made ahead on `workers` threads (default: the spare).
 
     What a call raises comes out where its result would have come; closing this generator waits for the
@@ -66,3 +66,12 @@ def map_ahead(
             yield made
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_in_pieces(
+    pool: ThreadPoolExecutor, function: Callable[[Value], Made], values: Sequence[Value]
+) -> Iterator[Made]:
+    """pool.map for many short calls: handing over each alone would cost more than a file's stat."""
+    size = max(1, min(64, len(values) // (8 * (os.cpu_count() or 1))))
+    cut = [values[start : start + size] for start in range(0, len(values), size)]
+    return chain.from_iterable(pool.map(lambda piece: [function(value) for value in piece], cut))

@@ -124,7 +124,7 @@ def _listed_pictures(path: Path, captions: CaptionSource, findings: Findings) ->
 
 def _note_unread(folder: Path, files: list[str], findings: Findings) -> list[str]:
     """The files among these that may be pictures or videos and are not read; they are told."""
-    unread = [name for name in files if Path(name).suffix.lower() in UNREAD_SUFFIXES]
+    unread = [name for name in files if name.lower().endswith(tuple(UNREAD_SUFFIXES))]
     remedy = "; convert pictures to png, jpg or webp to use them"
     told = f"{len(unread)} files of kinds that are not read"
     findings.odd(folder, told, dict.fromkeys(unread, "is not read"), hint=remedy, code="data.unread_file")

@@ -203,14 +203,16 @@ def test_latents_come_from_the_cache(items: list[MediaItem], make: Make, tmp_pat
         torch.testing.assert_close(batch.latents, encode(pixels))
 
 
-def test_a_batch_with_a_missing_entry_has_pixels(items: list[MediaItem], make: Make, tmp_path: Path) -> None:
+def test_a_batch_with_an_item_that_is_not_cached_has_pixels(
+    items: list[MediaItem], make: Make, tmp_path: Path
+) -> None:
     indices = first_batch(items)
-    cache = LatentCache(tmp_path / "cache", "vae")
-    cache.fill(items, encode)
-    cache.path(items[indices[1]]).unlink()
-    batch = make(latent_cache=cache).make(indices, 0)
-    assert batch.latents is None
-    assert batch.pixels is not None
+    for folder in (None, tmp_path / "cache"):
+        cache = LatentCache(folder, "vae")
+        cache.fill([item for item in items if item.sha256 != items[indices[1]].sha256], encode)
+        batch = make(latent_cache=cache).make(indices, 0)
+        assert batch.latents is None
+        assert batch.pixels is not None
 
 
 def test_latents_of_another_shape_are_refused(items: list[MediaItem], make: Make) -> None:
@@ -234,8 +236,10 @@ def test_conditioning_is_that_of_the_final_captions(items: list[MediaItem], make
 def test_batches_come_without_the_folders_of_the_caches(
     items: list[MediaItem], make: Make, tmp_path: Path
 ) -> None:
-    """Cleared by another program amid a run: conditioning from memory, pixels instead of latents."""
-    prompts, latents = PromptCache(tmp_path / "prompts", "encoder"), LatentCache(tmp_path / "latents", "vae")
+    """Cleared by another program amid a run: what is gone is made again, the same to the bit."""
+    told: list[str] = []
+    prompts = PromptCache(tmp_path / "prompts", "encoder", tell=told.append)
+    latents = LatentCache(tmp_path / "latents", "vae", tell=told.append)
     prompts.fill(possible_captions(items, 3), encode_prompts)
     latents.fill(items, encode)
     maker = make(prompt_cache=prompts, latent_cache=latents)
@@ -245,7 +249,9 @@ def test_batches_come_without_the_folders_of_the_caches(
     after = maker.make(first_batch(items), 0)
     assert before.conditioning is not None and after.conditioning is not None
     assert torch.equal(after.conditioning.embeds, before.conditioning.embeds)
-    assert before.latents is not None and after.latents is None and after.pixels is not None
+    assert before.latents is not None and after.latents is not None
+    assert torch.equal(after.latents, before.latents)
+    assert len(told) == 1 and "gone from the cache" in told[0]
 
 
 def test_a_prompt_cache_without_the_caption_is_a_bug(items: list[MediaItem], make: Make) -> None:

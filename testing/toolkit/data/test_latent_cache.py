@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import safe_open
+from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 
+from toolkit.data import tensor_store
 from toolkit.data.items import Bucket, MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.scan import scan_dataset
@@ -177,8 +182,8 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     scan: Callable[..., list[MediaItem]], tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     items, encoder = scan(), Encoder()
+    LatentCache(tmp_path / "cache", encoder.hash).fill(items, encoder)
     cache = LatentCache(tmp_path / "cache", encoder.hash)
-    cache.fill(items, encoder)
     path = cache.path(items[2])
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
@@ -189,12 +194,106 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     assert torch.equal(cache.get(items[2]), expected(encoder, items[2]))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("damage", [damage_cut, damage_one_bit])
+def test_damage_that_shows_amid_a_run_is_made_good_there(
+    scan: Callable[..., list[MediaItem]], tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    items, encoder, told = scan(), Encoder(), list[str]()
+    LatentCache(tmp_path / "cache", encoder.hash).fill(items, encoder)
+    cache = LatentCache(tmp_path / "cache", encoder.hash, tell=told.append)
+    path = cache.path(items[2])
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert cache.fill(items, encoder) == 0  # names are enough to start
+    assert torch.equal(cache.get(items[2]), expected(encoder, items[2]))  # type: ignore[arg-type]
+    assert len(told) == 1 and str(path) in told[0]
+    assert LatentCache(tmp_path / "cache", encoder.hash).get(items[2]) is not None  # whole again
+    path.write_bytes(damage(whole))
+    items[2].path.unlink()  # and now the picture is gone as well
+    with pytest.raises(DatasetError, match=r"2\.png"):
+        cache.get(items[2])
+
+
+def test_a_start_reads_no_entry(
+    scan: Callable[..., list[MediaItem]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, encoder = scan(), Encoder()
+    LatentCache(tmp_path / "cache", encoder.hash).fill(items, encoder)
+    cache = LatentCache(tmp_path / "cache", encoder.hash)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", interrupted)
+        assert cache.fill(items, encoder) == 0
+        with pytest.raises(KeyboardInterrupt):
+            cache.get(items[0])
+
+
+def test_two_processes_share_the_work(scan: Callable[..., list[MediaItem]], tmp_path: Path) -> None:
+    items, encoder, other = scan(), Encoder(), Encoder()
+    fast = LatentCache(tmp_path / "cache", encoder.hash)
+
+    def overtaken(pixels: Tensor) -> Tensor:
+        if not encoder.batch_sizes:
+            fast.fill(items, other)
+        return encoder(pixels)
+
+    cache = LatentCache(tmp_path / "cache", encoder.hash)
+    count = cache.fill(items, overtaken)
+    assert count < 4  # what was decoded ahead already is encoded all the same
+    assert count == len(encoder.batch_sizes)
+    assert all(torch.equal(cache.get(i), expected(encoder, i)) for i in items)  # type: ignore[arg-type]
+
+
+def test_entries_can_be_mapped(scan: Callable[..., list[MediaItem]], tmp_path: Path) -> None:
+    items, encoder = scan(), Encoder()
+    cache = LatentCache(tmp_path / "cache", encoder.hash)
+    cache.fill(items, encoder)
+    path = cache.path(items[0])
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    mapped = numpy.memmap(path, numpy.float32, "r", offset=8 + length, shape=(4, 4, 4))
+    assert (mapped == cache.get(items[0]).numpy()).all()  # type: ignore[union-attr]
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    TensorStore(tmp_path).put("ab1", {"x": torch.zeros(3)})
+    old, young = tmp_path / "ab" / ".ab2.0.tmp", tmp_path / "ab" / ".ab3.0.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert TensorStore(tmp_path).present(["ab1", "ab2", "cd1"]) == {"ab1"}
+    assert not old.exists() and young.exists()
+
+
+def test_a_store_keeps_in_memory_what_was_used_last(tmp_path: Path) -> None:
+    store = TensorStore(tmp_path, keep_bytes=24)
+    for key in ("aa", "bb"):
+        store.put(key, {"x": torch.zeros(3)})
+    assert store.get("aa") is not None  # used last: the next one drives out bb
+    store.put("cc", {"x": torch.ones(3)})
+    shutil.rmtree(tmp_path)
+    assert store.get("bb") is None
+    assert [store.get(key)["x"][0].item() for key in ("aa", "cc")] == [0.0, 1.0]  # type: ignore[index]
+    store.put("dd", {"x": torch.zeros(7)})  # larger than all that is kept
+    assert store.get("aa") is not None
+
+
+def test_entries_of_the_first_version_are_found(tmp_path: Path) -> None:
+    """Written by hand as version 1 wrote them, so that a change of the format shows."""
+    latents = torch.arange(4.0)
+    digest = hashlib.sha256(b"latents torch.float32 (4,)\n" + latents.numpy().tobytes()).hexdigest()
+    (tmp_path / "ab").mkdir()
+    metadata = {"schema_version": "1", "key": "abcd", "digest": digest}
+    save_file({"latents": latents}, tmp_path / "ab" / "abcd.safetensors", metadata)
+    store = TensorStore(tmp_path)
+    assert store.present(["abcd"]) == {"abcd"}
+    assert torch.equal(store.get("abcd")["latents"], latents)  # type: ignore[index]
+
+
 def test_the_file_of_another_picture_is_not_taken(
     scan: Callable[..., list[MediaItem]], tmp_path: Path
 ) -> None:
     items, encoder = scan(), Encoder()
+    LatentCache(tmp_path / "cache", encoder.hash).fill(items, encoder)
     cache = LatentCache(tmp_path / "cache", encoder.hash)
-    cache.fill(items, encoder)
     cache.path(items[0]).write_bytes(cache.path(items[1]).read_bytes())
     assert cache.get(items[0]) is None
 
@@ -209,7 +308,7 @@ def test_files_are_renamed_into_place(
     items, encoder = scan(), Encoder()
     cache = LatentCache(tmp_path / "cache", encoder.hash)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", interrupted)
+        patch.setattr(tensor_store, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):  # killed between writing and renaming
             cache.fill(items, encoder)
     assert list((tmp_path / "cache").rglob("*.safetensors")) == []

@@ -70,6 +70,36 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     assert cache.get("a") is not None
 
 
+def test_damage_that_shows_amid_a_run_is_made_good_there(tmp_path: Path) -> None:
+    PromptCache(tmp_path, "encoder").fill(["a"], Encoder())
+    [path] = tmp_path.rglob("*.safetensors")
+    whole, told = path.read_bytes(), list[str]()
+    path.write_bytes(whole[:-3])
+    cache, encoder = PromptCache(tmp_path, "encoder", tell=told.append), Encoder()
+    assert cache.fill(["a"], encoder) == 0
+    found = cache.get("a")
+    assert found is not None and torch.equal(found.embeds, Encoder()(["a"]).embeds)
+    assert not found.embeds.requires_grad
+    assert encoder.calls == [["a"]]
+    assert PromptCache(tmp_path, "encoder").get("a") is not None  # whole again
+    assert len(told) == 1 and str(path) in told[0]
+
+
+def test_what_is_encoded_amid_a_step_is_not_encoded_in_its_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.data.prompt_cache.KEEP_BYTES", 0)
+    layer, cache = torch.nn.Linear(4, 4), PromptCache(tmp_path / "cache", "encoder")
+    cache.fill(["a"], lambda texts: Conditioning(layer(torch.ones(1, 1, 4))))
+    before = cache.get("a")
+    shutil.rmtree(tmp_path / "cache")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.ones(4)).dtype == torch.bfloat16
+        after = cache.get("a")
+    assert before is not None and after is not None
+    assert torch.equal(after.embeds, before.embeds) and after.embeds.dtype == torch.float32
+
+
 @pytest.mark.parametrize("filled_by", ["this run", "an earlier run"])
 def test_a_folder_that_vanishes_amid_a_run_takes_nothing_along(tmp_path: Path, filled_by: str) -> None:
     folder = tmp_path / "cache"
