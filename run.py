@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobStopped, Problem, UserError
+from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobStopped, UserError
+from toolkit.tee import teed
 
 if TYPE_CHECKING:
     from toolkit.config_modules.loading import LoadedJob
-    from toolkit.config_modules.process import DiffusionProcess
 
 EXIT_INTERRUPTED = 130  # Ctrl-C before a job could write a checkpoint; what shells use for it
 
@@ -26,7 +26,12 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_XET_HIGH_PERFORMANCE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYDANTIC_DISABLE_PLUGINS": "1",  # there are none, and looking for them takes 30 ms
+}
+STEERING = {
+    "status": "how it stands: running, ended, or killed",
+    "stop": "end it after the current step, with a checkpoint",
+    "save": "save now, and go on",
+    "sample": "draw previews now, and go on",
 }
 EPILOG = """exit codes: 0 all jobs completed; 1 a job failed; 2 a mistake on the command line, in a config or
 in the data; 3 a job was stopped early and left a checkpoint; 130 interrupted before that"""
@@ -49,56 +54,43 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rescan", action="store_true", help="verify every picture again, also those remembered as good"
     )
-    parser.add_argument("--check", action="store_true", help="validate the files and run nothing")
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of job files")
+    check = parser.add_argument_group("checking")
+    check.add_argument("--check", action="store_true", help="look for everything wrong and run nothing")
+    check.add_argument("--full", action="store_true", help="with --check: decode every picture, once")
+    check.add_argument("--json", action="store_true", help="with --check, --status, --list: for programs")
+    check.add_argument("--schema", action="store_true", help="print the JSON Schema of job files")
+    begin = parser.add_argument_group("starting from pictures")
+    begin.add_argument("--new", metavar="PHOTOS", help="write a job file for a folder of pictures")
+    begin.add_argument("--model", help="with --new: sd15, sdxl, flux, tiny-sd ...")
+    begin.add_argument(
+        "--vram", type=float, metavar="GB", help="with --new: memory of the card (default: asked)"
+    )
+    begin.add_argument(
+        "--trigger", metavar="WORD", help="with --new: the word that stands for what is learned"
+    )
+    begin.add_argument("--out", metavar="FILE", help="with --new: the file to write (default: NAME.yml)")
+    steer = parser.add_argument_group("steering a run, by its name in output/ or its folder")
+    steer.add_argument("--list", action="store_true", help="every run in output/ and how it stands")
+    for name, effect in STEERING.items():
+        steer.add_argument(f"--{name}", metavar="RUN", help=effect)
     arguments = parser.parse_args(argv)
-    if not arguments.config_file_list and not arguments.schema:
+    alone = (
+        arguments.schema,
+        arguments.list,
+        arguments.new,
+        *(getattr(arguments, each) for each in STEERING),
+    )
+    if not arguments.config_file_list and not any(alone):
         parser.error(
             "give at least one job file, for example: python run.py config/examples/train_lora_sd15.yml"
         )
+    if arguments.new and not arguments.model:
+        parser.error("--new needs --model, for example: python run.py --new my_pictures --model sd15")
     return arguments
 
 
-class Tee:
-    """A text stream that also writes to a log file, at once."""
-
-    def __init__(self, stream: TextIO, log: TextIO) -> None:
-        self._stream = stream
-        self._log = log
-
-    def write(self, text: str) -> int:
-        """Write to both; returns the number of characters."""
-        self._log.write(text)
-        self._log.flush()
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def teed(file: str | None) -> Iterator[None]:
-    """Copy stdout and stderr to a file, appending; its folders are made. Raises UserError."""
-    if file is None:
-        yield
-        return
-    try:
-        path = Path(file).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = path.open("a", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot write the log {file}: {error.strerror}") from None
-    streams = sys.stdout, sys.stderr
-    with log:
-        sys.stdout, sys.stderr = Tee(streams[0], log), Tee(streams[1], log)  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            sys.stdout, sys.stderr = streams
-
-
 def load_all(names: Sequence[str], name_tag: str | None) -> list[LoadedJob]:
-    """Every job file validated. Raises UserError with the problems of all of them."""
+    """Every job file validated and looked at. Raises UserError with the problems of all of them."""
     from toolkit.config_modules.loading import load_job
 
     loaded, problems = [], []
@@ -107,72 +99,103 @@ def load_all(names: Sequence[str], name_tag: str | None) -> list[LoadedJob]:
             loaded.append(load_job(name, name_tag))
         except UserError as error:
             problems += error.problems
-    problems = problems or list(same_folders(loaded))
     if problems:
         raise UserError(problems)
+    from jobs.preflight import require_ready, same_folders
+
+    problems = list(same_folders(loaded))
+    if problems:
+        raise UserError(problems)
+    require_ready(loaded)
     return loaded
 
 
-def same_folders(jobs: Sequence[LoadedJob]) -> Iterator[Problem]:
-    """A problem for each run of a job that an earlier job of the command line would write too."""
-    from toolkit.config_modules.loading import run_folder
+def check(arguments: argparse.Namespace) -> int:
+    """Look at everything that can be wrong with the jobs and run nothing; the exit code."""
+    from jobs.preflight import check_files
+    from toolkit.preflight.report import as_json
 
-    owners: dict[Path, tuple[int, LoadedJob]] = {}
-    for index, job in enumerate(jobs):
-        for process in job.config.process:
-            folder = run_folder(process, job.config.name)
-            if folder is None:
-                continue
-            first, owner = owners.setdefault(folder, (index, job))
-            if first != index:
-                yield Problem(
-                    "config.same_run",
-                    f"writes the run folder of {owner.path}: {folder}",
-                    file=str(job.path),
-                    remedy="give it another name: config.name, or --name for [name]",
-                )
-
-
-def describe(job: LoadedJob) -> str:
-    """One line on what a job would do."""
-    parts = []
-    for process in job.config.process:
-        if process.type == "to_folder":
-            parts.append(f"to_folder, {_count(len(process.generate.requests()), 'picture')}")
-            continue
-        kind: str = process.type
-        if process.type != "vae":
-            kind += f" ({_trained(process)})"
-        data = (
-            _count(len(process.slider.targets), "target")
-            if process.type == "slider"
-            else _count(len(process.datasets), "dataset")
-        )
-        parts.append(f"{kind}, {_count(process.train.steps, 'step')}, {data}")
-    return f"{job.path}: {job.config.job} '{job.config.name}': {'; '.join(parts)}"
+    quiet = arguments.json or not sys.stderr.isatty()
+    progress = None if quiet else progress_bar
+    reports = check_files(
+        arguments.config_file_list,
+        arguments.name,
+        full=arguments.full,
+        rescan=arguments.rescan,
+        progress=progress,
+    )
+    problems = [problem for report in reports for problem in report.all_problems]
+    if arguments.json:
+        print_json(as_json(reports, full=arguments.full))
+    else:
+        print_lines(line for report in reports for line in report.lines())
+        if problems:
+            report(UserError(problems))
+    return EXIT_USAGE if problems else EXIT_OK
 
 
-def _trained(process: DiffusionProcess) -> str:
-    """What a diffusion training trains, in a few words."""
-    from toolkit.config_modules.process import TrainProcess
+def progress_bar(what: str) -> Callable[[int, int], None]:
+    """A callback (done, total) that draws a bar on the terminal."""
+    from tqdm import tqdm
 
-    embedding = process.embedding if isinstance(process, TrainProcess) else None
-    parts = [f"LoRA, rank {process.network.rank}"] if process.network else []
-    parts += [f"embedding '{embedding.trigger}', {_count(embedding.tokens, 'vector')}"] if embedding else []
-    return " and ".join(parts) or "full model"
+    bar = tqdm(unit="", desc=what, leave=False)
+
+    def show(done: int, total: int) -> None:
+        if done < bar.n:  # the next dataset
+            bar.reset()
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.clear()
+
+    return show
 
 
-def check(jobs: Sequence[LoadedJob]) -> int:
-    """Say that every job is fine, and what may surprise."""
-    for job in jobs:
-        print(f"OK: {describe(job)}")
-        for note in job.notes:
-            print(f"  note: {note}")
+def steer(action: str, name: str | None, *, as_json: bool) -> int:
+    """Say how runs stand, or put a command into the folder of one; the exit code."""
+    from toolkit.runs.steering import answer
+
+    told = answer(action, name)
+    if as_json:
+        print_json(told.data)
+    else:
+        print_lines(told.lines)
     return EXIT_OK
+
+
+def new(arguments: argparse.Namespace) -> int:
+    """Write a job file for a folder of pictures, and say what was chosen; the exit code."""
+    from toolkit.presets.new_job import write_job
+
+    print_lines(
+        write_job(
+            arguments.new,
+            arguments.model,
+            vram=arguments.vram,
+            trigger=arguments.trigger,
+            name=arguments.name,
+            out=arguments.out,
+        )
+    )
+    return EXIT_OK
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines as they come."""
+    for line in lines:
+        print(line)
+
+
+def print_json(value: Any) -> None:
+    """Print data for another program."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def run_all(jobs: Sequence[LoadedJob], recover: bool) -> int:
     """Run jobs one after the other, always ending in a summary; the exit code."""
+    gc.enable()
     print(f"Running {_count(len(jobs), 'job')}")
     completed = failed = stopped = 0
     code = EXIT_OK
@@ -239,36 +262,62 @@ def _count(number: int, what: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks; the exit code (see toolkit/errors.py)."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    collects = gc.isenabled()
+    gc.disable()  # nothing to collect before a job runs, and looking for it costs a tenth of the start
     try:
         with teed(arguments.log):
             return _main(arguments)
     except UserError as error:
         report(error)
         return EXIT_USAGE
+    finally:
+        if collects:
+            gc.enable()
+
+
+def skip_plugin_search() -> None:
+    """Stand in for pydantic's search for plugins: there are none, and the import alone costs 20 ms."""
+    name = "pydantic.plugin._loader"
+    if name not in sys.modules:
+        stand_in = ModuleType(name)
+        stand_in.get_plugins = lambda: ()  # type: ignore[attr-defined]
+        sys.modules[name] = stand_in
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    skip_plugin_search()
     from toolkit.config_modules.lookup import load_env_files
 
     load_env_files()
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    if arguments.schema:
-        import json
-
-        from toolkit.config_modules.loading import job_schema
-
-        print(json.dumps(job_schema(), indent=2))
-        return EXIT_OK
     try:
-        jobs = load_all(arguments.config_file_list, arguments.name)
+        return _obey(arguments)
     except UserError as error:  # here and not in main, so that a log file gets the lines too
         report(error)
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    jobs = [replace(job, rescan=arguments.rescan) for job in jobs]
-    return check(jobs) if arguments.check else run_all(jobs, arguments.recover)
+
+
+def _obey(arguments: argparse.Namespace) -> int:
+    """The one thing that the command line asks for. Raises UserError."""
+    if arguments.schema:
+        from toolkit.config_modules.loading import job_schema
+
+        print_json(job_schema())
+        return EXIT_OK
+    if arguments.new:
+        return new(arguments)
+    if arguments.list:
+        return steer("list", None, as_json=arguments.json)
+    for action in STEERING:
+        if getattr(arguments, action) is not None:
+            return steer(action, getattr(arguments, action), as_json=arguments.json)
+    if arguments.check:
+        return check(arguments)
+    jobs = load_all(arguments.config_file_list, arguments.name)
+    return run_all([replace(job, rescan=arguments.rescan) for job in jobs], arguments.recover)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ from toolkit.config_modules.process import DiffusionProcess, SliderProcess, Trai
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
 from toolkit.data.companions import CompanionSettings
 from toolkit.data.crops import CropSettings
-from toolkit.data.items import CaptionRules, MediaItem
+from toolkit.data.inspection import Progress
+from toolkit.data.items import CaptionRules
 from toolkit.data.order import EpochOrder
-from toolkit.data.scan import scan_dataset
-from toolkit.errors import ConfigError, DatasetError, ModelError, Problem
+from toolkit.data.scan import ScanResult, scan_dataset
+from toolkit.errors import ConfigError, ModelError, Problem
 from toolkit.models.catalogue import find_architecture
 from toolkit.models.geometry import size_multiple as read_size_multiple
 from toolkit.models.geometry import vae_size_multiple as read_vae_size_multiple
@@ -42,56 +44,46 @@ TrainingSection = DiffusionProcess | VaeProcess
 # -- data ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Scan:
-    """The items of all datasets of a job, and what was noticed on the way."""
-
-    items: list[MediaItem]
-    notes: list[str]
-    num_pictures: int
-
-
-def scan_datasets(section: TrainingSection, *, size_multiple: int, rescan: bool = False) -> Scan:
-    """Scan every dataset; raises DatasetError with the problems of all of them at once.
-
-    rescan: verify every picture again, also those that are remembered as good.
-    """
-    items: list[MediaItem] = []
-    notes: list[str] = []
-    problems: list[Problem] = []
-    num_pictures = 0
-    for index, dataset in enumerate(section.datasets):
-        result = scan_dataset(
-            resolve_path(dataset.folder_path),
-            name=dataset_name(index, dataset),
-            resolutions=dataset.resolution,
-            size_multiple=math.lcm(size_multiple, dataset.bucket_tolerance or 1),
-            caption_ext=dataset.caption_ext,
-            default_caption=dataset.default_caption,
-            use_short_captions=dataset.use_short_captions,
-            replacements=[(old, new) for old, _, new in (r.partition("|") for r in dataset.replacements)],
-            trigger_word=dataset.trigger_word,
-            captioned=isinstance(section, TrainProcess),
-            caption_rules=caption_rules(dataset),
-            use_buckets=dataset.buckets and not dataset.square_crop,
-            num_repeats=dataset.num_repeats,
-            flip_x=dataset.flip_x,
-            flip_y=dataset.flip_y,
-            is_reg=dataset.is_reg,
-            loss_multiplier=dataset.loss_multiplier,
-            alpha_color=dataset.alpha_color,
-            crops=crop_settings(dataset),
-            companions=companion_settings(dataset),
-            strict=dataset.strict,
-            rescan=rescan,
+def scan_each(
+    datasets: Sequence[DatasetConfig],
+    *,
+    size_multiple: int,
+    captioned: bool = True,
+    rescan: bool = False,
+    decode: bool = True,
+    progress: Progress | None = None,
+) -> Iterator[tuple[DatasetConfig, ScanResult]]:
+    """Scan dataset by dataset; problems are in the results. See scan_dataset for what is not given here."""
+    for index, dataset in enumerate(datasets):
+        yield (
+            dataset,
+            scan_dataset(
+                resolve_path(dataset.folder_path),
+                name=dataset_name(index, dataset),
+                resolutions=dataset.resolution,
+                size_multiple=math.lcm(size_multiple, dataset.bucket_tolerance or 1),
+                caption_ext=dataset.caption_ext,
+                default_caption=dataset.default_caption,
+                use_short_captions=dataset.use_short_captions,
+                replacements=[(old, new) for old, _, new in (r.partition("|") for r in dataset.replacements)],
+                trigger_word=dataset.trigger_word,
+                captioned=captioned,
+                caption_rules=caption_rules(dataset),
+                use_buckets=dataset.buckets and not dataset.square_crop,
+                num_repeats=dataset.num_repeats,
+                flip_x=dataset.flip_x,
+                flip_y=dataset.flip_y,
+                is_reg=dataset.is_reg,
+                loss_multiplier=dataset.loss_multiplier,
+                alpha_color=dataset.alpha_color,
+                crops=crop_settings(dataset),
+                companions=companion_settings(dataset),
+                strict=dataset.strict,
+                rescan=rescan,
+                decode=decode or dataset.alpha_mask,  # a mask in a picture is among its pixels
+                progress=progress,
+            ),
         )
-        items += result.items
-        num_pictures += result.num_pictures
-        notes += [f"{dataset.folder_path}: {result.summary}", *_note_cuts(dataset), *result.notes]
-        problems += result.problems
-    if problems:
-        raise DatasetError(problems)
-    return Scan(items, notes, num_pictures)
 
 
 def caption_rules(dataset: DatasetConfig) -> CaptionRules:
@@ -116,13 +108,6 @@ def crop_settings(dataset: DatasetConfig) -> CropSettings:
         own_size=dataset.cuts_at_own_size,
         num_draws=dataset.cached_crops if dataset.caches_latents else None,
     )
-
-
-def _note_cuts(dataset: DatasetConfig) -> list[str]:
-    if not (dataset.cuts_anew and dataset.caches_latents):
-        return []
-    count = f"{dataset.cached_crops} cuts of each picture are encoded (cached_crops)"
-    return [f"{dataset.folder_path}: {count}; epochs take them in turn"]
 
 
 def companion_settings(dataset: DatasetConfig) -> CompanionSettings:

@@ -53,6 +53,7 @@ def open_session(loaded: LoadedJob, section: DiffusionProcess) -> Session:
         name=name,
         total_steps=section.train.steps,
         stems=build.file_stems(section, name),
+        notify=section.notify,
     )
 
 

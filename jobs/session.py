@@ -11,13 +11,16 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from toolkit.config_modules.loading import LoadedJob
+from toolkit.config_modules.notify import NotifyConfig
 from toolkit.errors import JobStopped
 from toolkit.runs.commands import CommandBox, StopRequest
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.lock import RunLock
 from toolkit.runs.logfile import LogFile
 from toolkit.runs.metrics import MetricsWriter, read_metrics
-from toolkit.runs.status import FINAL_PHASES, Phase, Status, StatusWriter, read_status
+from toolkit.runs.standing import killed_before
+from toolkit.runs.status import Phase, StatusWriter
+from toolkit.runs.webhook import post_json
 from toolkit.training.progress import Progress
 
 Value = TypeVar("Value")
@@ -37,29 +40,31 @@ class Session:
         name: str,
         total_steps: int | None = None,
         stems: tuple[str, ...] = (),
+        notify: NotifyConfig | None = None,
     ) -> None:
         self.loaded = loaded
         self.folder = RunFolder(root, name, stems)
         self._total_steps = total_steps
+        self._notify = notify
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
         self.folder.create()
         with ExitStack() as stack:
             lock = stack.enter_context(RunLock(self.folder.lock_path))
-            before = read_status(self.folder.status_path)
+            killed = killed_before(self.folder.path)
             stack.enter_context(LogFile(self.folder.log_path))
             self.metrics = stack.enter_context(MetricsWriter(self.folder.metrics_path))
-            self.status = stack.enter_context(
-                StatusWriter(
-                    self.folder.status_path, job=self.loaded.config.job, name=self.folder.name,
-                    attempt=self.metrics.attempt, total_steps=self._total_steps,
-                )
+            self.status = StatusWriter(
+                self.folder.status_path, job=self.loaded.config.job, name=self.folder.name,
+                attempt=self.metrics.attempt, total_steps=self._total_steps,
             )  # fmt: skip
+            stack.callback(self._tell_the_end)  # after the status has been finished, below
+            stack.enter_context(self.status)
             self.box = CommandBox(self.folder.commands)
             self.box.clear()
             self.stop = stack.enter_context(StopRequest(self.box).install())
-            self.notes([*lock.notes, *killed(before)])
+            self.notes([*lock.notes, *([killed] if killed else [])])
             self.folder.write_config(self.loaded.raw)
             self._stack = stack.pop_all()
         return self
@@ -68,6 +73,19 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return self._stack.__exit__(kind, error, trace)
+
+    def _tell_the_end(self) -> None:
+        """POST how the run ended, where the config asks for it; a webhook that fails is a note."""
+        status, notify = self.status.status, self._notify
+        if notify is None or notify.url is None or status.phase not in notify.when:
+            return
+        error = [] if status.exit is None else status.exit["error"]
+        failure = post_json(notify.url, {
+            "name": status.name, "state": status.phase, "step": status.step,
+            "total_steps": status.total_steps,
+            "error": "\n".join(error) or None, "folder": str(self.folder.path.resolve()), "host": status.host,
+        })  # fmt: skip
+        self.notes([f"the webhook of notify.url was not told: {failure}"] if failure else [])
 
     # -- telling ------------------------------------------------------------------------------------
 
@@ -152,13 +170,3 @@ class Session:
         """The rows that lead to where the run is now."""
         self.metrics.flush()
         return read_metrics(self.folder.metrics_path)
-
-
-def killed(before: Status | None) -> list[str]:
-    """A note if the attempt before ended without a word: what kills so leaves none itself."""
-    if before is None or before.phase in FINAL_PHASES:
-        return []
-    return [
-        f"the attempt before was killed at step {before.step} ({before.phase}): by hand, a power cut, or the "
-        "system for lack of memory (exit code 137)"
-    ]

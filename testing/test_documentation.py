@@ -95,6 +95,11 @@ def test_examples_pass_the_check_and_open_with_their_command(path, tmp_path):
     assert f"python run.py config/examples/{path.name}" in "\n".join(head)
     # The drawings are made by a command in the head of the file; two stand for them here.
     assert draw_shapes.main(["--out", str(tmp_path / "output" / "drawings"), "--count", "2"]) == 0
+    # So are the models that one example makes for the next, of which the check reads configs only.
+    model, made = ROOT / "toolkit" / "assets" / "tiny_sd", tmp_path / "output"
+    (made / "tiny_init").symlink_to(model)
+    (made / "tiny_vae").mkdir()
+    (made / "tiny_vae" / "tiny_vae").symlink_to(model / "vae")
     result = command_line("--check", str(path), cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
 

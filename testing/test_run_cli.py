@@ -15,6 +15,7 @@ import pytest
 
 import run
 from testing.config_helpers import GENERATE
+from testing.job_helpers import make_dataset
 from toolkit.errors import (
     EXIT_FAILURE,
     EXIT_OK,
@@ -25,6 +26,7 @@ from toolkit.errors import (
     RunError,
     UserError,
 )
+from toolkit.tee import Tee
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +127,7 @@ def test_the_log_holds_everything_and_grows(jobs, capsys, monkeypatch, tmp_path,
     assert text.count("Result:") == 2
     assert sorted(text) == sorted(captured.out + captured.err)
     assert sys.stdout is not None
-    assert not isinstance(sys.stdout, run.Tee)
+    assert not isinstance(sys.stdout, Tee)
 
 
 def test_a_log_that_cannot_be_written(jobs, capsys, tmp_path):
@@ -149,21 +151,25 @@ def test_the_name_tag_comes_from_the_command_line(jobs, capsys, tmp_path):
 
 
 def test_check_says_what_each_job_does(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    make_dataset(tmp_path / "pictures")
     (tmp_path / "train.yml").write_text(
         "job: train\nconfig:\n  name: my_lora\n  process:\n"
         "    - type: sd_trainer\n      training_folder: output\n"
-        "      sqlite_db_path: /x.db\n      model: {name_or_path: m}\n      network: {}\n"
-        "      train: {steps: 7}\n      datasets: [{folder_path: pictures}]\n",
+        "      sqlite_db_path: /x.db\n      model: {name_or_path: tiny-sd}\n      network: {}\n"
+        "      train: {steps: 7}\n      datasets: [{folder_path: pictures, resolution: 32}]\n",
         encoding="utf-8",
     )
     (tmp_path / "draw.yml").write_text(GENERATE, encoding="utf-8")
     result = command_line("--check", "train.yml", "draw.yml", folder=tmp_path)
     assert (result.returncode, result.stderr) == (EXIT_OK, "")
-    first, note, second = result.stdout.splitlines()
-    assert first == "OK: train.yml: train 'my_lora': sd_trainer (LoRA, rank 4), 7 steps, 1 dataset"
-    assert note.startswith("  note: sqlite_db_path: '/x.db' has no effect")
-    assert second == "OK: draw.yml: generate 'pictures': to_folder, 1 picture"
+    lines = result.stdout.splitlines()
+    first, second = (number for number, line in enumerate(lines) if not line.startswith(" ") and line)
+    assert lines[first] == "OK: train.yml: train 'my_lora': sd_trainer (LoRA, rank 4), 7 steps, 1 dataset"
+    assert [line.startswith("  note: sqlite_db_path: '/x.db' has no effect") for line in lines].count(
+        True
+    ) == 1
+    assert "    32 x 32         3      3        3" in lines
+    assert lines[second] == "OK: draw.yml: generate 'pictures': to_folder, 1 picture"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["draw.yml", "pictures", "train.yml"]
 
 
@@ -176,12 +182,12 @@ def test_check_fails_without_a_traceback(tmp_path):
 
 
 def test_jobs_that_would_write_one_run_folder_are_refused(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    make_dataset(tmp_path / "pictures")
     (tmp_path / "link").symlink_to(tmp_path / "output")
     job = (
         "job: train\nconfig:\n  name: {name}\n  process:\n"
         "    - type: sd_trainer\n      training_folder: {root}\n"
-        "      model: {{name_or_path: m}}\n      datasets: [{{folder_path: pictures}}]\n"
+        "      model: {{name_or_path: tiny-sd}}\n      datasets: [{{folder_path: pictures}}]\n"
     )
     for file, name, root in [
         ("a", "one", "output"),
@@ -190,7 +196,7 @@ def test_jobs_that_would_write_one_run_folder_are_refused(tmp_path):
         ("d", "one", "link"),
     ]:
         (tmp_path / f"{file}.yml").write_text(job.format(name=name, root=root), encoding="utf-8")
-    result = command_line("--check", "a.yml", "b.yml", "c.yml", "d.yml", folder=tmp_path)
+    result = command_line("a.yml", "b.yml", "c.yml", "d.yml", folder=tmp_path)
     assert (result.returncode, result.stdout) == (EXIT_USAGE, "")
     folder = tmp_path / "output" / "one"
     assert result.stderr.splitlines() == [

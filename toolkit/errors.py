@@ -18,7 +18,10 @@ EXIT_STOPPED = 3  # ended early on request (commands/stop, Ctrl-C, SIGTERM) with
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to fix. `code` is stable and documented; `key` is a dotted path such as `train.lr`."""
+    """One thing to fix. `code` is stable and documented; `key` is a dotted path such as `train.lr`.
+
+    value: what the file says there, as written, for programs; the message names it where it helps.
+    """
 
     code: str
     message: str
@@ -26,6 +29,7 @@ class Problem:
     line: int | None = None
     key: str | None = None
     remedy: str | None = None
+    value: str | int | float | bool | None = None
 
     def __str__(self) -> str:
         place = self.file or ""

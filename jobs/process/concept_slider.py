@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jobs import build
 from jobs.diffusion_data import prepare_data
 from jobs.diffusion_run import Program, load_for_training, open_session, train
+from jobs.scanning import scan_datasets
 from jobs.session import Session
 from jobs.sliders import (
     make_encoder,
@@ -32,7 +33,8 @@ def run(loaded: LoadedJob, section: ConceptSliderProcess) -> None:
     """Train as the section says, in its run folder. Raises JobStopped if it was stopped early."""
     with open_session(loaded, section) as session:
         multiple = build.size_multiple(section.model)
-        scan = build.scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan)
+        shown = session.counted("pictures")
+        scan = scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan, progress=shown)
         session.notes([*loaded.notes, *scan.notes])
         trained, accelerator = load_for_training(section, session)
         program = Program(

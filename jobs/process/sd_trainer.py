@@ -8,6 +8,7 @@ from jobs import build
 from jobs.diffusion_data import prepare_data
 from jobs.diffusion_run import Program, load_for_training, open_session, plain_requests, train
 from jobs.losses import make_losses
+from jobs.scanning import scan_datasets
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import TrainProcess
 
@@ -17,7 +18,8 @@ def run(loaded: LoadedJob, section: TrainProcess) -> None:
     with open_session(loaded, section) as session:
         # Everything the user can mend is said before any weights load.
         multiple = build.size_multiple(section.model)
-        scan = build.scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan)
+        shown = session.counted("pictures")
+        scan = scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan, progress=shown)
         session.notes([*loaded.notes, *scan.notes])
         trained, accelerator = load_for_training(section, session)
         data = prepare_data(section, scan.items, trained, session)

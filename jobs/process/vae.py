@@ -15,6 +15,7 @@ from torch import Tensor
 from jobs import build
 from jobs.diffusion_data import streaming
 from jobs.remedies import policies
+from jobs.scanning import scan_datasets
 from jobs.session import Session
 from jobs.training_run import Outputs, TrainingRun, write_previews
 from toolkit.config_modules.loading import LoadedJob
@@ -42,10 +43,15 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
     """Train the autoencoder of `model` into a folder in diffusers' layout. Raises JobStopped if stopped."""
     name = section.name or loaded.config.name
     with Session(
-        loaded, root=build.training_root(section), name=name, total_steps=section.train.steps
+        loaded,
+        root=build.training_root(section),
+        name=name,
+        total_steps=section.train.steps,
+        notify=section.notify,
     ) as session:
         multiple = build.vae_size_multiple(section.model)
-        scan = build.scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan)
+        shown = session.counted("pictures")
+        scan = scan_datasets(section, size_multiple=multiple, rescan=loaded.rescan, progress=shown)
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading the autoencoder of {section.model.name_or_path}")
         accelerator, seed = build.accelerator(section), build.seed(section)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs import build
 from jobs.base_job import run_job
+from jobs.scanning import scan_datasets
 from testing.job_helpers import make_dataset, training_config
 from testing.tiny_models import MAX_LENGTH, build_tiny_sd15
 from toolkit.config_modules.loading import load_job
@@ -121,7 +121,7 @@ def test_a_strict_dataset_is_refused_before_anything_loads(tmp_path, data):
     path = training_config(tmp_path, tmp_path / "no_model", **dataset(data, strict=True, resolution=64))
     loaded = load_job(path)
     with pytest.raises(DatasetError) as caught:
-        build.scan_datasets(loaded.config.process[0], size_multiple=8)
+        scan_datasets(loaded.config.process[0], size_multiple=8)
     codes = [problem.code for problem in caught.value.problems]
     assert codes.count("data.no_caption") == codes.count("data.orphan_caption") == 1
     assert "data.enlarged" not in codes  # a picture smaller than its bucket gets a smaller bucket
@@ -142,7 +142,7 @@ def test_what_was_shown_is_told_at_the_end_and_after_a_change_of_data(tmp_path, 
 
 def scanned(path: Path) -> list[MediaItem]:
     loaded = load_job(path)
-    return build.scan_datasets(loaded.config.process[0], size_multiple=8).items
+    return scan_datasets(loaded.config.process[0], size_multiple=8).items
 
 
 KEYS = [

@@ -204,7 +204,7 @@ def test_a_run_that_was_killed_says_so_when_it_starts_again(tmp_path, model, tol
     content = json.loads(status.read_text())
     status.write_text(json.dumps(content | {"phase": "training", "step": 1, "exit": None}))
     output = told(path)[1]
-    assert "note: the attempt before was killed at step 1 (training): by hand, a power cut, or the " in output
+    assert "note: attempt 1 was killed at step 1" in output
     assert "was killed" not in told(path)[1], "it is told once"
 
 

@@ -67,9 +67,11 @@ def read_document(path: Path, environment: Mapping[str, str] | None = None) -> D
     if path.suffix.lower() in (".json", ".jsonc"):
         return _read_json(path, text, environment)
     try:
-        raw = _construct(path, _compose(text))
-        document = Document(path, None, raw)
         node = _compose(text)
+        raw = _construct(path, node)
+        if "<<" in text:  # constructing merges them into their mapping, where they would be doubles
+            node = _compose(text)
+        document = Document(path, None, raw)
         if node is not None:
             _visit(node, (), document, environment)
         document.data = _construct(path, node)
@@ -236,3 +238,21 @@ def dotted(location: Location) -> str:
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def split_key(key: str) -> Location:
+    """The inverse of dotted: datasets[0].folder_path -> ("datasets", 0, "folder_path")."""
+    parts = re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)
+    return tuple(int(index) if index else name for index, name in parts)
+
+
+def written(raw: Any, location: Location) -> str | int | float | bool | None:
+    """The single value at a place of raw data, variables unexpanded; None for a section or a secret."""
+    if "notify" in location:
+        return None
+    for part in location:
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return raw if isinstance(raw, str | int | float | bool) else None

@@ -51,6 +51,7 @@ _SAYS_ITS_VALUE = (
     "prompt_flag",
     "prompt_file",
     "missing",
+    "web_address",
 )
 _QUOTES = "put it in quotes"
 _REMEDIES = {

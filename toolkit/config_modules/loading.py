@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from toolkit.config_modules.base import Location, as_written
 from toolkit.config_modules.checks import check_folders, check_process, process_notes
-from toolkit.config_modules.documents import Document, dotted, read_document
+from toolkit.config_modules.documents import Document, dotted, read_document, split_key, written
 from toolkit.config_modules.explain import explain, idle_notes, shown
 from toolkit.config_modules.job import (
     JOBS,
@@ -41,7 +41,8 @@ _NAME_REMEDY = 'use letters, digits, spaces, - _ and dots inside; not < > : " / 
 class LoadedJob:
     """A job ready to run. raw: the file with `[name]` replaced but ${VAR} kept, for config.yaml.
 
-    rescan: verify every picture again, as the command line may ask for.
+    rescan: verify every picture again, as the command line may ask for. lines: place in the file -> line, for
+    what is found wrong later.
     """
 
     config: JobConfig
@@ -49,6 +50,17 @@ class LoadedJob:
     raw: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     rescan: bool = False
+    lines: dict[Location, int] = field(default_factory=dict)
+
+    def located(self, problem: Problem, index: int) -> Problem:
+        """A problem with a key of process number `index`, with file, line and the value written there."""
+        if problem.key is None or problem.file is not None:
+            return problem
+        place: Location = ("config", "process", index, *split_key(problem.key))
+        places = (place[:end] for end in range(len(place), 0, -1))
+        line = next((self.lines[each] for each in places if each in self.lines), None)
+        key = f"process[{index}].{problem.key}" if len(self.config.process) > 1 else problem.key
+        return replace(problem, file=str(self.path), line=line, key=key, value=written(self.raw, place))
 
 
 def load_job(
@@ -102,14 +114,15 @@ class _Reader:
         config = JobConfig.model_validate(
             {"job": job, "name": _named(job_name, tag), "process": processes, "meta": meta or {}}
         )
-        return LoadedJob(config, self.document.path, _named(self.document.raw, tag), self.notes)
+        raw = _named(self.document.raw, tag)
+        return LoadedJob(config, self.document.path, raw, self.notes, lines=self.document.lines)
 
     def _add(
         self, location: Location, code: str, message: str, remedy: str | None = None, key: str | None = None
     ) -> None:
-        line = self.document.line(location)
+        line, value = self.document.line(location), written(self.document.raw, location)
         self.problems.append(
-            Problem(code, message, str(self.document.path), line, key or dotted(location), remedy)
+            Problem(code, message, str(self.document.path), line, key or dotted(location), remedy, value)
         )
 
     def _final_problems(self) -> list[Problem]:
@@ -260,9 +273,9 @@ class _Reader:
 
         for problem in explain(error, section, place):
             key = _key(shown_prefix, problem.key or "") or dotted(prefix)
-            self.problems.append(
-                Problem(problem.code, problem.message, problem.file, problem.line, key, problem.remedy)
-            )
+            location = (*prefix, *as_written(section, entry, split_key(problem.key or "")))
+            value = written(self.document.raw, location)
+            self.problems.append(replace(problem, key=key, value=value))
 
     def _wrong_type(self, job: str, kind: Any, location: Location) -> None:
         homes = [other for other, kinds in JOBS.items() if kind in kinds]

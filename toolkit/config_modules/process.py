@@ -15,6 +15,7 @@ from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.loop import Dtype, LoopConfig
 from toolkit.config_modules.model import ModelConfig, architecture_of
 from toolkit.config_modules.network import LoggingConfig, NetworkConfig, SaveConfig
+from toolkit.config_modules.notify import NotifyConfig
 from toolkit.config_modules.sample import ImageFormat, SampleConfig
 from toolkit.config_modules.slider import ConceptSliderConfig, TextSliderConfig
 from toolkit.config_modules.train import TrainConfig
@@ -82,6 +83,7 @@ class RunProcess(Section):
     logging: LoggingConfig = Field(
         default_factory=LoggingConfig, description="What is recorded while training."
     )
+    notify: NotifyConfig = Field(default_factory=NotifyConfig, description="Who is told when the run ends.")
     model: ModelConfig = Field(description="The base model.")
     datasets: list[DatasetConfig] = Field(min_length=1, description="Folders of pictures to train on.")
     strict: bool = Field(False, description="The same key of every dataset that does not set its own.")

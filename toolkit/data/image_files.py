@@ -53,6 +53,7 @@ _NOT_PICTURES = {
 class ImageFacts:
     """What a verified picture is: hash of the file's bytes, upright size in pixels, remarks for the user.
 
+    The hash is empty where only the header was read.
     mask_range: lowest and highest value, 0 to 255, of the mask that the picture carries in its transparency,
     None without; of a mask its own.
     """
@@ -75,12 +76,17 @@ def _read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise unreadable(path, f"cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise unreadable(path, "the file is empty (0 bytes)")
-    for start, reason in _NOT_PICTURES.items():
-        if data[:64].lstrip().lower().startswith(start):
-            raise unreadable(path, reason)
+    _refuse_other_files(path, data[:64])
     return data
+
+
+def _refuse_other_files(path: Path, start: bytes) -> None:
+    """Raise DatasetError for a file whose first 64 bytes tell that it is none of ours."""
+    if not start:
+        raise unreadable(path, "the file is empty (0 bytes)")
+    for mark, reason in _NOT_PICTURES.items():
+        if start.lstrip().lower().startswith(mark):
+            raise unreadable(path, reason)
 
 
 @contextmanager
@@ -102,7 +108,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _decode(data: bytes) -> Image.Image:
     """The decoded picture as stored, first frame."""
-    image = Image.open(BytesIO(data), formats=FORMATS)
+    return _loaded(Image.open(BytesIO(data), formats=FORMATS), data)
+
+
+def _loaded(image: Image.Image, data: bytes) -> Image.Image:
+    """A picture opened from `data`, decoded."""
     image.load()
     if image.mode not in READABLE_MODES:
         raise ValueError(f"pictures of mode {image.mode} are not supported; save it as 8-bit RGB")
@@ -217,9 +227,16 @@ def inspect_image(path: Path) -> ImageFacts:
     """Verify a picture by decoding all of it. Raises DatasetError with the file and the reason."""
     data = _read_bytes(path)
     with _naming(path):
-        image = _decode(data)
+        image = Image.open(BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        # A JPEG read at an eighth: all its bytes are decoded, so any damage shows, but few pixels computed.
+        image.draft(None, (max(1, width // 8), max(1, height // 8)))
+        _loaded(image, data)
         num_frames = getattr(image, "n_frames", 1)
-        upright, remark = _upright(image)
+        # Turning copies the picture, which costs a quarter of decoding it; most stand upright.
+        upright, remark = (image, None) if _stands_upright(image) else _upright(image)
+        if remark is None and _orientation(image) in _ON_THEIR_SIDE:
+            width, height = height, width
         if upright.mode == "I":
             _from_16_bit(upright)
         alpha = opacity(upright)
@@ -227,10 +244,52 @@ def inspect_image(path: Path) -> ImageFacts:
     remarks = [remark] if remark else []
     if num_frames > 1 and image.format != "MPO":  # MPO: a photo with a second view of the same scene
         remarks.append(f"animated ({num_frames} frames); the first one is used")
-    return ImageFacts(hashlib.sha256(data).hexdigest(), *upright.size, tuple(remarks), mask_range)
+    return ImageFacts(hashlib.sha256(data).hexdigest(), width, height, tuple(remarks), mask_range)
 
 
 def inspect_mask(path: Path) -> ImageFacts:
     """The same for a mask: its mask_range is that of its greys. Raises DatasetError."""
     facts = inspect_image(path)
     return replace(facts, mask_range=_range(open_mask(path)))
+
+
+def inspect_header(path: Path) -> ImageFacts:
+    """What the first bytes of a picture say, decoding nothing: damage further on is not seen.
+
+    Raises DatasetError with the file and the reason.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+            _refuse_other_files(path, start)
+            file.seek(0)
+            with _naming(path):
+                image = Image.open(file, formats=FORMATS)
+                width, height = image.size
+                # A PNG's tag can stand behind its pixels; Pillow would decode those to look there.
+                known = image.format != "PNG" or "exif" in image.info
+                turned = known and _orientation(image) in _ON_THEIR_SIDE
+    except OSError as error:
+        raise unreadable(path, f"cannot be read: {error.strerror or error}") from error
+    return ImageFacts("", *((height, width) if turned else (width, height)))
+
+
+# EXIF orientations that swap width and height.
+_ON_THEIR_SIDE = (5, 6, 7, 8)
+_ORIENTATION = 0x0112
+
+
+def _stands_upright(image: Image.Image) -> bool:
+    """Whether a picture's EXIF data can be read and leave it as it is."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1) not in range(2, 9)
+    except _DECODING_ERRORS:
+        return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where there is none that can be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DECODING_ERRORS:
+        return 1

@@ -31,7 +31,9 @@ def walk_files(folder: Path, without: Sequence[Path] = ()) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED_FOLDERS)
-        found += [Path(root, f).relative_to(folder).as_posix() for f in files if not f.startswith(".")]
+        inside = Path(root).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        found += [f"{prefix}{f}" for f in files if not f.startswith(".")]
     yield from sorted(found)
 
 
@@ -42,23 +44,22 @@ def inspect_all(
     findings: Findings,
     *,
     inspect: Callable[[Path], ImageFacts] = inspect_image,
+    remember: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, ImageFacts]:
-    """Facts of every usable picture, whose remarks are told; the others become problems."""
+    """Facts of every usable picture, whose remarks are told; the others become problems.
+
+    remember: False leaves the memo as it is, for an `inspect` that does not verify.
+    """
 
     def examine(name: str) -> ImageFacts | Problem:
         path = folder / name
         try:
-            stat = path.stat()
-            facts = memo.get(name, stat)
-            if facts is None:
-                facts = inspect(path)
-                memo.put(name, stat, facts)
+            return _recall(name, path, memo, inspect, remember)
         except DatasetError as error:
             return error.problems[0]
         except OSError as error:
             return Problem("data.unreadable_image", f"cannot be read: {error.strerror}", file=str(path))
-        return facts
 
     facts: dict[str, ImageFacts] = {}
     # Pillow decodes outside the interpreter lock.
@@ -71,7 +72,8 @@ def inspect_all(
             if progress is not None:
                 progress(done, len(names))
     try:
-        memo.save()
+        if remember:
+            memo.save()
     except OSError as error:
         reason = f"cannot be written ({error.strerror}); pictures are verified in full each time"
         findings.notes.append(f"{memo.path}: {reason}")
@@ -79,4 +81,17 @@ def inspect_all(
     shown = [f"{name}: {remark}" for name, remark in odd.items()]
     told = f"{len(odd)} pictures are not shown whole or as they are meant"
     findings.odd(folder, told, odd, shown=shown, code="data.odd_picture")
+    return facts
+
+
+def _recall(
+    name: str, path: Path, memo: ImageMemo, inspect: Callable[[Path], ImageFacts], remember: bool
+) -> ImageFacts:
+    """Facts of one picture, remembered or found now. Raises DatasetError or OSError."""
+    stat = path.stat()
+    facts = memo.get(name, stat)
+    if facts is None:
+        facts = inspect(path)
+        if remember:
+            memo.put(name, stat, facts)
     return facts

@@ -18,7 +18,7 @@ from toolkit.data.companions import NO_COMPANIONS, Companions, CompanionSettings
 from toolkit.data.crops import AT_THE_MIDDLE, CropSettings
 from toolkit.data.dataset_list import is_list, read_list
 from toolkit.data.findings import Findings, first_names
-from toolkit.data.image_files import IMAGE_SUFFIXES, WHITE, ImageFacts
+from toolkit.data.image_files import IMAGE_SUFFIXES, WHITE, ImageFacts, inspect_header, inspect_image
 from toolkit.data.image_memo import ImageMemo
 from toolkit.data.inspection import Progress, inspect_all, walk_files
 from toolkit.data.items import PLAIN, Bucket, CaptionRules, MediaItem
@@ -35,12 +35,16 @@ NOTICEABLE_ENLARGEMENT = 1.05  # below this nobody sees the blur
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """The items of a dataset in a stable order, what is wrong with it, and what the user may want to know."""
+    """The items of a dataset in a stable order, what is wrong with it, and what the user may want to know.
+
+    num_undecoded: pictures of which only the header was read.
+    """
 
     items: list[MediaItem]
     problems: list[Problem]
     notes: list[str]
     num_pictures: int = 0
+    num_undecoded: int = 0
 
     @property
     def buckets(self) -> dict[Bucket, int]:
@@ -152,8 +156,9 @@ def _make_items(
         caption = insert_trigger(source, trigger, prepend=prepend)
         fact, beside = facts[name], companions[name]
         size = (fact.width, fact.height)
-        first_repeat = num_seen[fact.sha256] * rules.num_repeats
-        num_seen[fact.sha256] += 1
+        key = fact.sha256 or name
+        first_repeat = num_seen[key] * rules.num_repeats
+        num_seen[key] += 1
         for resolution in rules.resolutions:
             counted, square = rules.crops.counted(*size), not rules.use_buckets
             bucket = choose_bucket(*counted, resolution, rules.size_multiple, square=square)
@@ -161,7 +166,7 @@ def _make_items(
                 placement = place(*size, bucket, flip_x=flip[0], flip_y=flip[1])
                 for repeat in range(first_repeat, first_repeat + rules.num_repeats):
                     yield MediaItem(
-                        id=item_id(fact.sha256, rules.name, resolution, flip, repeat),
+                        id=item_id(key, rules.name, resolution, flip, repeat),
                         path=folder / name,
                         sha256=fact.sha256,
                         caption=caption,
@@ -199,7 +204,7 @@ def _note_sizes_and_copies(
     )
     same: dict[str, list[str]] = {}
     for name, fact in facts.items():
-        same.setdefault(fact.sha256, []).append(name)
+        same.setdefault(fact.sha256 or name, []).append(name)
     copies = {names[0]: names[1:] for names in same.values() if len(names) > 1}
     findings.odd(
         folder,
@@ -237,6 +242,7 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     memo: Path | None = None,
     rescan: bool = False,
     progress: Progress | None = None,
+    decode: bool = True,
 ) -> ScanResult:
     """The items of a folder, walked recursively, or of a list: one per picture, resolution, flip and repeat.
 
@@ -244,6 +250,7 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     captioned: whether captions are read. caption_rules: how texts are drawn, with the trigger word from here.
     strict: what else would be a note on a file is a problem. memo: cache folder for what was verified,
     default the user's; rescan: verify every picture anew. progress: called with (done, total).
+    decode: False looks at headers only, where nothing is remembered: for a quick check, not for training.
     Problems are returned, not raised: see ScanResult.require_valid.
     """
     folder = Path(folder)
@@ -276,7 +283,10 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     verified = ImageMemo(folder, memo, forget=rescan)
     facts = {}
     if found.names:
-        facts = inspect_all(found.folder, found.names, verified, findings, progress=progress)
+        inspect = inspect_image if decode else inspect_header
+        facts = inspect_all(
+            found.folder, found.names, verified, findings, inspect=inspect, remember=decode, progress=progress
+        )
     captions = dict.fromkeys(facts, "")
     if captioned:
         note_orphans(found.folder, found.others, found.names, found.captions, findings)
@@ -284,4 +294,5 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
     beside = find_companions(found.folder, facts, companions, memo, findings, rescan=rescan)
     items = list(_make_items(found.folder, facts, captions, beside, rules))
     _note_sizes_and_copies(found.folder, facts, items, findings)
-    return ScanResult(items, findings.problems, findings.notes, num_pictures=len(captions))
+    num_undecoded = sum(not fact.sha256 for fact in facts.values())
+    return ScanResult(items, findings.problems, findings.notes, len(captions), num_undecoded)

@@ -12,6 +12,24 @@ from toolkit.errors import ModelError, Problem, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
+class PromptReader:
+    """A text encoder that bounds the length of prompts: the folders of its tokenizer and of itself.
+
+    windows: how many windows of tokens are read, a longer prompt is refused; length: tokens of a window with its
+    `marks`, where the model's own files do not say less, and unguided_length for models without a guidance
+    embedding; counts_marks: whether its marks count when a user is told the length of a prompt.
+    """
+
+    tokenizer: str
+    encoder: str
+    windows: int = 1
+    length: int = 77
+    unguided_length: int | None = None
+    marks: int = 2
+    counts_marks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ArchitectureEntry:
     """One architecture. loader: "module:function" with the arguments of toolkit.models.sd15.loading.load.
 
@@ -21,6 +39,7 @@ class ArchitectureEntry:
     vectors of each text encoder, in their order; empty where none can be learned. own_keys: keys of a config
     that only such models read. distilled: guidance is an input of the network, so that pictures are drawn
     without a negative prompt. num_controls: how many control pictures of an item it sees, at most.
+    prompt_readers: what bounds the length of a prompt, known without loading.
     """
 
     name: str
@@ -35,6 +54,7 @@ class ArchitectureEntry:
     own_keys: tuple[str, ...] = ()
     distilled: bool = False
     num_controls: int = 0
+    prompt_readers: tuple[PromptReader, ...] = ()
 
     @property
     def supported(self) -> bool:
@@ -59,6 +79,10 @@ _sdxl = partial(
     resolution=1024,
     size_multiple=32,
     embedding_keys=("clip_l", "clip_g"),
+    prompt_readers=(
+        PromptReader("tokenizer", "text_encoder", windows=3),
+        PromptReader("tokenizer_2", "text_encoder_2", windows=3),
+    ),
 )
 # FLUX.1 and those of its layout.
 _flux = partial(
@@ -67,6 +91,12 @@ _flux = partial(
     patch=2,
     own_keys=("model.extras_name_or_path", "model.use_flux_cfg", "train.bypass_guidance_embedding"),
     distilled=True,
+    # CLIP only sums a prompt up; T5 reads it.
+    prompt_readers=(
+        PromptReader(
+            "tokenizer_2", "text_encoder_2", length=512, unguided_length=256, marks=1, counts_marks=True
+        ),
+    ),
 )
 
 _ENTRIES = [
@@ -79,6 +109,7 @@ _ENTRIES = [
         resolution=512,
         size_multiple=64,
         embedding_keys=("emb_params",),
+        prompt_readers=(PromptReader("tokenizer", "text_encoder", windows=3),),
     ),
     ArchitectureEntry("sd2", "Stable Diffusion 2.x", noise_scheduler="ddpm", resolution=768),
     _sdxl("sdxl", "Stable Diffusion XL", aliases=("xl",)),
@@ -130,6 +161,12 @@ def find_architecture(name: str) -> ArchitectureEntry:
 def pipeline_architecture(class_name: str) -> ArchitectureEntry | None:
     """The entry whose base models are saved as this pipeline class of diffusers, or None."""
     return ARCHITECTURES.get(_PIPELINES.get(class_name, ""))
+
+
+def other_pipeline(found: str, title: str) -> tuple[str, str | None]:
+    """(message, remedy) for a folder whose pipeline class `found` is not that of the architecture `title`."""
+    entry = pipeline_architecture(found)
+    return f"holds a {found}, not {title}", f"set model.arch: {entry.name}" if entry is not None else None
 
 
 _PIPELINES = {

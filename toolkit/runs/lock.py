@@ -115,10 +115,7 @@ class RunLock:
             time.sleep(0.02)
 
     def _refuse_unless_dead(self, holder: Holder) -> None:
-        running = holder.process.is_running()
-        same_host = holder.process.host == this_process().host
-        if running is None and same_host and _flock_is_free(self.path):
-            running = False  # left by a container that was restarted since
+        running = _runs(holder, self.path)
         if running:
             raise self._refusal(f"the run is in use by {holder}")
         if running is None:
@@ -135,6 +132,20 @@ def read_holder(path: Path) -> Holder | None:
         return _parse(json.loads(atomic.read_bytes(path)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def holder_runs(path: Path) -> bool | None:
+    """Whether the process that holds the lock at `path` runs: False also without a lock, None if unknown."""
+    holder = read_holder(path)
+    return False if holder is None else _runs(holder, path)
+
+
+def _runs(holder: Holder, path: Path) -> bool | None:
+    running = holder.process.is_running()
+    same_host = holder.process.host == this_process().host
+    if running is None and same_host and _flock_is_free(path):
+        return False  # left by a container that was restarted since
+    return running
 
 
 def _parse(content: dict[str, Any]) -> Holder:

@@ -12,7 +12,7 @@ import numpy
 import pytest
 from PIL import Image, ImageCms
 
-from toolkit.data.image_files import inspect_image, inspect_mask, open_mask, open_rgb
+from toolkit.data.image_files import inspect_header, inspect_image, inspect_mask, open_mask, open_rgb
 from toolkit.errors import DatasetError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -328,3 +328,68 @@ def test_facts_are_of_the_bytes(tmp_path: Path) -> None:
     facts = inspect_image(tmp_path / "a.png")
     assert facts.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
     assert (facts.width, facts.height, facts.remarks) == (8, 4, ())
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """A file cut, or with some bytes changed, lost or doubled."""
+    at, count = rng.randrange(2, len(data)), rng.choice([1, 2, 16, 512])
+    how = rng.choice(["cut", "change", "lose", "double"])
+    if how == "cut":
+        return data[:at]
+    if how == "change":
+        return data[:at] + bytes(byte ^ 0x55 for byte in data[at : at + count]) + data[at + count :]
+    return data[:at] + (data[at : at + count] * 2 if how == "double" else b"") + data[at + count :]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30, "subsampling": 0}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_verifying_finds_the_damage_that_decoding_finds(tmp_path: Path, mode: str, options: dict) -> None:
+    # Verifying reads a JPEG at an eighth of its size.
+    rng = random.Random(f"{mode}{options}")
+    noise = Image.effect_noise((200, 136), 60).convert("RGB").convert(mode)
+    buffer = BytesIO()
+    noise.save(buffer, "JPEG", **options)
+    path = tmp_path / "a.jpg"
+    seen = set()
+    for _ in range(40):
+        path.write_bytes(damaged(buffer.getvalue(), rng))
+        outcomes = []
+        for read in (inspect_image, open_rgb):
+            try:
+                read(path)
+                outcomes.append(None)
+            except DatasetError as error:
+                outcomes.append(error.problems[0].message)
+        assert outcomes[0] == outcomes[1]
+        seen.add(outcomes[0] is None)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_the_upright_size(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (40, 24)).save(path, exif=exif)
+    header, facts = inspect_header(path), inspect_image(path)
+    assert (header.width, header.height) == (facts.width, facts.height) == open_rgb(path).size
+    assert (header.sha256, header.remarks) == ("", ())
+    assert facts.width == (24 if orientation >= 5 else 40)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x" * 100, b"<html>", b"version https://git-lfs.github.com/spec/v1"]
+)
+def test_the_header_of_what_is_no_picture(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    messages = []
+    for read in (inspect_header, inspect_image):
+        with pytest.raises(DatasetError) as caught:
+            read(path)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    path.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        inspect_header(path)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import ModelError, Problem
+from toolkit.errors import ModelError
+from toolkit.models.prompt_limits import long_prompt
 from toolkit.models.shared.components import component_hash
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def windows_needed(num_tokens: int, length: int) -> int:
 
 def refuse_long_prompt(prompt: str, num_tokens: int, limit: int) -> NoReturn:
     """Raise the ModelError of a prompt that would have to be cut."""
-    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
-    message = f"'{shown}' has {num_tokens} tokens, at most {limit} can be read"
-    raise ModelError(Problem("model.prompt_too_long", message, remedy="shorten it"))
+    raise ModelError(long_prompt(prompt, num_tokens, limit))
 
 
 def token_windows(tokenizer: Any, prompts: Sequence[str], *, length: int, num_windows: int) -> Tensor:

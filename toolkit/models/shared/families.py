@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from toolkit.models.catalogue import pipeline_architecture
+from toolkit.models.catalogue import other_pipeline
 from toolkit.models.shared.components import (
     build_component,
     load_component,
@@ -149,9 +149,8 @@ def check_class(folder: Path, name: str, family: Family, *, required: bool = Tru
     found = read_json(index, name).get("_class_name", family.pipeline)
     if found == family.pipeline:
         return
-    entry = pipeline_architecture(found)
-    remedy = f"set model.arch: {entry.name}" if entry is not None else None
-    refuse(name, f"holds a {found}, not {family.title}", remedy=remedy)
+    message, remedy = other_pipeline(found, family.title)
+    refuse(name, message, remedy=remedy)
 
 
 def _build(part: str, cls: type[Any], config: dict[str, Any], name: str, *, seed: int) -> Any:

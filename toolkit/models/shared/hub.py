@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -18,14 +17,13 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 
 from toolkit.errors import ModelError, Problem
+from toolkit.models.hub_cache import is_hub_id
 from toolkit.paths import models_root, resolve_model
 
 MODEL_KEY = "model.name_or_path"  # the key of a job file that named the model
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_LOOKS_LIKE_FILE = (".safetensors", ".ckpt", ".pt", ".bin")
 
 # Beside the hub's own errors: time-outs and broken connections of its HTTP client, ids of a wrong form.
-_FAILURES = (OSError, EntryNotFoundError, HTTPError, ValueError)
+FAILURES = (OSError, EntryNotFoundError, HTTPError, ValueError)
 
 
 def refuse(name: str, message: str, *, remedy: str | None = None, key: str = MODEL_KEY) -> NoReturn:
@@ -40,7 +38,7 @@ def find_model(name: str, *, key: str = MODEL_KEY) -> Path | None:
         if not path.exists():
             refuse(name, f"the embedded model is missing from {path}", remedy="restore the checkout", key=key)
         return path
-    if not _HUB_ID.fullmatch(name) or name.endswith(_LOOKS_LIKE_FILE):
+    if not is_hub_id(name):
         where = f"looked in the working folder and in {models_root()}"
         refuse(name, "no such file or folder, and not a hub id", remedy=where, key=key)
     return None
@@ -55,7 +53,7 @@ def download_index(repo_id: str, *, key: str = MODEL_KEY) -> Path:
 
     try:
         return Path(hf_hub_download(repo_id, "model_index.json")).parent
-    except _FAILURES as error:
+    except FAILURES as error:
         explain_hub_error(repo_id, error, key=key)
 
 
@@ -70,7 +68,7 @@ def download_pipeline(repo_id: str, *, key: str = MODEL_KEY, without: Sequence[s
     unwanted = dict.fromkeys(("safety_checker", "feature_extractor", *without))
     try:
         folder = DiffusionPipeline.download(repo_id, **unwanted)
-    except _FAILURES as error:
+    except FAILURES as error:
         explain_hub_error(repo_id, error, key=key)
     return Path(folder)
 
@@ -81,7 +79,7 @@ def download_folder(repo_id: str, patterns: list[str], *, key: str) -> Path:
 
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns))
-    except _FAILURES as error:
+    except FAILURES as error:
         explain_hub_error(repo_id, error, key=key)
 
 
@@ -111,6 +109,20 @@ def explain_hub_error(repo_id: str, error: Exception, *, key: str) -> NoReturn:
         message = f"is not in the local cache, and the hub cannot be reached ({cause})"
         remedy = "check the network, or give a local folder or file"
     raise ModelError(Problem("model.hub", f"'{repo_id}': {message}", key=key, remedy=remedy)) from error
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Whether a failure says nothing of the model itself: offline, or the hub could not be reached."""
+    reasons = _chain(error)
+    if any(isinstance(reason, HfHubHTTPError) and reason.response is not None for reason in reasons):
+        return any(_status(reason) >= 500 for reason in reasons)
+    silent = (OfflineModeIsEnabled, LocalEntryNotFoundError, HTTPError)
+    return any(isinstance(reason, silent) for reason in reasons)
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status that an error carries, 0 without one."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

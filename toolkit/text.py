@@ -1,0 +1,34 @@
+"""Numbers and tables as a person reads them. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def count(number: int, what: str, plural: str = "s") -> str:
+    """1 picture, 2 pictures."""
+    return f"{number} {what}{'' if number == 1 else plural}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in the unit that leaves few digits: 850 kB, 4.3 GB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= factor:
+            value = num_bytes / factor
+            return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as aligned lines: the first column to the left, numbers to the right."""
+    if not rows:
+        return []
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index in (0, len(widths) - 1) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
