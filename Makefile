@@ -65,8 +65,9 @@ format: $(READY)  ## rewrite the sources in the common format
 	$(PY) -m ruff check --fix .
 
 bench: export HF_HUB_OFFLINE = 1
-bench: $(READY)  ## cost of a training step against the bare loop
+bench: $(READY)  ## cost of a training step and of a checkpoint
 	$(PY) -m testing.benchmarks.bench_step
+	$(PY) -m testing.benchmarks.bench_checkpoint
 
 clean:  ## remove caches; runs in output/ and .venv stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache build *.egg-info
