@@ -214,10 +214,12 @@ class Torture:
         while self.tally.kills < goal:
             number += 1
             broken = which.config(self.folder, self.model, f"{label}_broken{number}")
-            self._to_the_end(broken, which, seconds, goal)
+            if not self._to_the_end(broken, which, seconds, goal):
+                return
             self._compare(which, straight, broken)
 
-    def _to_the_end(self, config: Path, which: Combination, seconds: float, goal: int) -> None:
+    def _to_the_end(self, config: Path, which: Combination, seconds: float, goal: int) -> bool:
+        """Kill and resume one run; False if it ended in an error, which counts as a difference."""
         root = self.folder / "out" / config.stem / "checkpoints"
         newest = -1
         while True:
@@ -233,12 +235,13 @@ class Torture:
             else:
                 code = wait_for(pid, HUNG_S)
             if code == 0:
-                return
+                return True
             if code != -signal.SIGKILL:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 text = config.with_suffix(".txt").read_text(encoding="utf-8")
-                raise SystemExit(f"{which}: after a kill the run ended with {code}:\n{text}")
+                self.tally.differences.append(f"{which}: after a kill the run ended with {code}:\n{text}")
+                return False
             if plant is None:
                 self.tally.random += 1
             else:
