@@ -10,6 +10,7 @@ from pathlib import Path
 from toolkit.data.findings import Findings
 from toolkit.data.image_files import ImageFacts, inspect_image
 from toolkit.data.image_memo import ImageMemo
+from toolkit.data.prefetch import map_in_pieces
 from toolkit.errors import DatasetError, Problem
 
 SKIPPED_FOLDERS = frozenset(("_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"))
@@ -64,7 +65,7 @@ def inspect_all(
     facts: dict[str, ImageFacts] = {}
     # Pillow decodes outside the interpreter lock.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for done, (name, found) in enumerate(zip(names, pool.map(examine, names), strict=True), start=1):
+        for done, (name, found) in enumerate(zip(names, map_in_pieces(pool, examine, names), strict=True), 1):
             if isinstance(found, Problem):
                 findings.problems.append(found)
             else:
