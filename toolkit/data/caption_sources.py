@@ -144,7 +144,7 @@ def _replaced(
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A file's name without its suffix, and that; Path takes ten times as long, and there may be thousands."""
+    """A file's name without its suffix, and that; Path takes ten times as long for thousands."""
     stem, dot, suffix = name.rpartition(".")
     return (stem, dot + suffix) if stem and not stem.endswith("/") and "/" not in suffix else (name, "")
 
