@@ -24,7 +24,7 @@ from toolkit.data.inspection import Progress, inspect_all, walk_files
 from toolkit.data.items import PLAIN, Bucket, CaptionRules, MediaItem
 from toolkit.errors import DatasetError, Problem
 
-UNREAD_SUFFIXES = frozenset(
+UNREAD_SUFFIXES = (
     (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".jp2", ".j2k")
     + (".apng", ".tga", ".psd", ".svg", ".ico", ".ppm", ".pgm", ".pnm", ".exr", ".hdr")
     + (".raw", ".dng", ".cr2", ".nef", ".arw")
