@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from toolkit.errors import ModelError
-from toolkit.metadata import read_header
 from toolkit.models.catalogue import ARCHITECTURES, ArchitectureEntry, pipeline_architecture
 from toolkit.paths import resolve_model
 
@@ -73,6 +72,8 @@ def held_architecture(model: Path | None) -> ArchitectureEntry | None:
         return pipeline_architecture(str(read_json(model / "model_index.json").get("_class_name")))
     if model.suffix != ".safetensors" or not model.is_file():
         return None
+    from toolkit.metadata import read_header  # here, as most jobs never need it
+
     try:
         keys = read_header(model)
     except ModelError:
