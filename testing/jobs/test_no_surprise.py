@@ -105,19 +105,20 @@ def test_a_refusal_of_the_kernel_itself_is_one_line(tmp_path, model):
     assert "free some space" in errors(result.stderr)[0]
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_loads(tmp_path, told):
+def test_a_folder_that_cannot_be_written_is_told_before_anything_loads(tmp_path, model, told):
     (tmp_path / "out").write_text("a file in the way")
-    code, output = told(training_config(tmp_path, tmp_path / "no-model", "nowhere"))
-    assert code == 1
-    assert errors(output)[0].endswith("(set training_folder to a place you can write to)")
+    code, output = told(training_config(tmp_path, model, "nowhere"))
+    assert code != 0 and "Loading model" not in output
+    assert errors(output)[0].endswith("(choose a place you can write to)") and "training_folder" in errors(output)[0]
 
 
-def test_two_runs_into_one_folder(tmp_path, told):
+def test_two_runs_into_one_folder(tmp_path, model, told):
     folder = tmp_path / "out" / "taken"
     folder.mkdir(parents=True)
     with RunLock(folder / "run.lock"):
-        code, output = told(training_config(tmp_path, tmp_path / "no-model", "taken"))
-    assert code == 1 and f"the run is in use by process {os.getpid()}" in errors(output)[0]
+        code, output = told(training_config(tmp_path, model, "taken"))
+    assert code == 1 and "Loading model" not in output
+    assert f"the run is in use by process {os.getpid()}" in errors(output)[0]
 
 
 @pytest.mark.parametrize("change", ["changes", "vanishes"])
