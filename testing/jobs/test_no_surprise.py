@@ -109,7 +109,8 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_loads(tmp_path,
     (tmp_path / "out").write_text("a file in the way")
     code, output = told(training_config(tmp_path, model, "nowhere"))
     assert code != 0 and "Loading model" not in output
-    assert errors(output)[0].endswith("(choose a place you can write to)") and "training_folder" in errors(output)[0]
+    assert "training_folder" in errors(output)[0]
+    assert errors(output)[0].endswith("(choose a place you can write to)")
 
 
 def test_two_runs_into_one_folder(tmp_path, model, told):
