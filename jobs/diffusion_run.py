@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from jobs import build
 from jobs.diffusion_data import TrainingData
 from jobs.remedies import memory_remedies, policies
+from jobs.keeper_sheet import draw_keeper_sheet
 from jobs.session import Session
+from jobs.trackers import tracking
 from jobs.trained_model import TrainedModel, load_trained_model, save_trained
 from jobs.training_run import Outputs, TrainingRun, write_previews
 from toolkit.config_modules.checks import check_objective
@@ -25,6 +27,7 @@ from toolkit.training.out_of_memory import as_memory_allows, telling
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from jobs.validation import Validator
     from toolkit.training.trainer import Losses, Trainer
 
 
@@ -42,6 +45,7 @@ class Program:
     labels: list[str]
     num_pictures: int = 0
     after_preview: Callable[[int], None] | None = None
+    validator: Validator | None = None
 
 
 def open_session(loaded: LoadedJob, section: DiffusionProcess) -> Session:
@@ -61,6 +65,7 @@ def load_for_training(section: DiffusionProcess, session: Session) -> tuple[Trai
     """The model with what is trained on it. Raises UserError, or JobStopped if stopped meanwhile."""
     session.phase("loading", f"Loading model {section.model.name_or_path}")
     accelerator = build.accelerator(section)
+    session.keep(tracking(section, session))
     check_optimizer(section.train.optimizer, section.train.optimizer_params, device=accelerator.device)
     with telling("loading the model", memory_remedies(section)):
         trained = load_trained_model(section, accelerator)
@@ -101,6 +106,10 @@ def train(
         if program.data.items
         else None,
         prompts=program.labels,
+        validator=program.validator,
+        keeper_sheet=partial(draw_keeper_sheet, section, trained, trainer, session)
+        if section.sample.keeper_sheet
+        else None,
         **build.intervals(section),
     )
     identity = build.identity(section, program.data.order, trained.nature)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -47,6 +47,7 @@ class Session:
         self._total_steps = total_steps
         self._notify = notify
         self._stack = ExitStack()
+        self.listeners: list[Callable[[int, dict[str, Any]], None]] = []
 
     def __enter__(self) -> Session:
         self.folder.create()
@@ -86,6 +87,10 @@ class Session:
             "error": "\n".join(error) or None, "folder": str(self.folder.path.resolve()), "host": status.host,
         })  # fmt: skip
         self.notes([f"the webhook of notify.url was not told: {failure}"] if failure else [])
+
+    def keep(self, context: AbstractContextManager[Value]) -> Value:
+        """Enter a context that ends with the session."""
+        return self._stack.enter_context(context)
 
     # -- telling ------------------------------------------------------------------------------------
 
@@ -147,6 +152,12 @@ class Session:
         """Count from here on as another attempt: steps that were done are done again."""
         self.metrics.new_attempt()
         self.status.update(attempt=self.metrics.attempt)
+
+    def record(self, step: int, **values: Any) -> None:
+        """Numbers of a step: a row of metrics.jsonl, and whoever else listens."""
+        self.metrics.write(step, **values)
+        for listener in self.listeners:
+            listener(step, values)
 
     # -- asking -------------------------------------------------------------------------------------
 

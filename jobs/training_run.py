@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +14,21 @@ import torch
 
 from jobs.session import Session
 from jobs.setbacks import Policies, Setbacks
+from jobs.validation import Validator
 from toolkit.data.coverage import Coverage
 from toolkit.data.items import Batch
 from toolkit.errors import UserError
 from toolkit.runs import atomic
 from toolkit.runs.images import save_image
 from toolkit.runs.layout import SCHEMA_VERSION
+from toolkit.runs.levels import by_level
 from toolkit.runs.status import Phase
 from toolkit.training.checkpoint_writer import CheckpointWriter
 from toolkit.training.out_of_memory import BatchOutOfMemory, UpdateOutOfMemory, free_memory, no_memory
 from toolkit.training.progress import Progress
 from toolkit.training.report import contact_sheet, loss_plot
 from toolkit.training.run_state import NUM_KEPT, RunIdentity, load_state, snapshot
+from toolkit.training.run_report import write_run_report
 from toolkit.training.trainer import StepReport, Trainer
 from toolkit.training.updates import NonFiniteError
 
@@ -37,13 +40,16 @@ class Outputs:
     """What one kind of training writes, and how often (0: never). Steps are optimizer steps.
 
     save_model(path without extension) writes the trained model and returns where; preview(step) writes
-    pictures and returns how many; coverage(position, left_out) counts how often each was shown.
+    pictures and returns how many; keeper_sheet() draws the saves to choose from at the end;
+    coverage(position, left_out) counts how often each picture was shown.
     """
 
     save_model: Callable[[Path, int], Path]
     preview: Callable[[int], int] | None = None
     coverage: Callable[[int, set[int]], Coverage] | None = None
     prompts: list[str] = field(default_factory=list)
+    validator: Validator | None = None
+    keeper_sheet: Callable[[], Path | None] | None = None
     save_every: int = 0
     sample_every: int = 0
     keep: int = 5
@@ -80,6 +86,8 @@ class TrainingRun:
         folder = self.session.folder
         self.writer.step, notes = load_state(folder.checkpoints, self.trainer, self.identity)
         self.session.notes(notes)
+        if self.outputs.validator is not None:
+            self.outputs.validator.resume(self.trainer.state.step)
         for path in folder.set_aside(after_step=self.trainer.state.step):
             self.session.say(f"note: left by an earlier run, moved to {path.relative_to(folder.path)}")
         pictures = folder.set_aside_samples(after_step=self.trainer.state.step)
@@ -109,6 +117,8 @@ class TrainingRun:
         elif outputs.force_first_sample or (outputs.sample_first and trainer.state.step == 0):
             self._preview()
         if session.stop_requested():
+            return self._end(finished=False)
+        if not self._validate():
             return self._end(finished=False)
         session.phase("training", "Training")
         if self.policies.roll_back and self.writer.step is None:
@@ -197,7 +207,7 @@ class TrainingRun:
         self.session.status.tick(step)
         if last:  # the end saves and previews, whatever was asked for
             return False
-        if "stop" in commands:
+        if "stop" in commands or not self._validate():
             return True
         if due(step, outputs.save_every) or "save" in commands:
             self._save(step)
@@ -206,7 +216,7 @@ class TrainingRun:
         return False
 
     def _log(self) -> None:
-        """Move the waiting numbers to the host in one transfer and write a row for each step."""
+        """Move the waiting numbers to the host and write rows, the last with losses by level."""
         if not self.pending:
             return
         reports, self.pending = self.pending, []
@@ -214,14 +224,16 @@ class TrainingRun:
         per_epoch = self.identity.batches_per_epoch
         for report, (loss, grad_norm) in zip(reports, numbers, strict=True):
             adapted = {} if report.adapted_lr is None else {"adapted_lr": float(report.adapted_lr)}
-            self.session.metrics.write(
-                step=report.step,
+            levels = losses_by_level(reports) if report is reports[-1] else {}
+            self.session.record(
+                report.step,
                 epoch=(report.position - 1) // per_epoch,
                 loss=round(loss, 7),
                 lr=report.lr,
                 grad_norm=round(grad_norm, 6),
                 seconds=round(report.seconds, 4),
                 **adapted,
+                **levels,
             )
         loss = sum(row[0] for row in numbers) / len(numbers)
         newest = reports[-1]
@@ -241,8 +253,22 @@ class TrainingRun:
     def _save_model(self, step: int) -> Path:
         folder = self.session.folder
         path = self.outputs.save_model(folder.path / folder.step_name(step, ""), step)
+        self._saved(step, path)
         folder.prune_step_files(self.outputs.keep, current=step)
         return path
+
+    def _saved(self, step: int, path: Path) -> None:
+        if self.outputs.validator is not None:
+            self.outputs.validator.saved(step, path)
+
+    def _validate(self) -> bool:
+        """Measure the held-out loss if it is due; False if a stop was asked for meanwhile."""
+        validator = self.outputs.validator
+        if validator is None or not validator.due(self.trainer.state.step):
+            return True
+        self._log()  # rows of steps in their order
+        with self._interlude("training", "Validating"):
+            return validator.look(self.trainer)
 
     def _save_state(self) -> None:
         """Copy the state and have it written while the loop goes on. Raises RunError of the write before."""
@@ -264,10 +290,13 @@ class TrainingRun:
 
     def _end(self, finished: bool) -> bool:
         folder, step = self.session.folder, self.trainer.state.step
+        if finished:
+            self._validate()
         self.session.phase("saving", "Saving")
         self._save_state()
         if finished:
             path = self.outputs.save_model(folder.path / folder.final_name(""), step)
+            self._saved(step, path)
             if self.outputs.preview is not None and step > self.started_at_step:
                 self._preview()
             self.writer.wait()
@@ -282,7 +311,15 @@ class TrainingRun:
                 "not finite (null in metrics.jsonl)"
             )
         self._write_pictures()
+        if self.outputs.validator is not None:
+            self.outputs.validator.finish()
         self._write_coverage()
+        if finished and self.outputs.keeper_sheet is not None:
+            with self._interlude("sampling", "Drawing the saves to choose from"):
+                sheet = self.outputs.keeper_sheet()
+            if sheet is not None:
+                self.session.say(f"saves to choose from {sheet}")
+        self._write_report()
         return finished
 
     def _write_coverage(self) -> None:
@@ -297,6 +334,11 @@ class TrainingRun:
         doubt = "" if exact else " (counted as if pictures and batch size had always been as they are now)"
         self.session.say(f"coverage {path}: {coverage.summary}{doubt}")
 
+    def _write_report(self) -> None:
+        folder = self.session.folder
+        self.session.metrics.flush()
+        self.session.say(f"report {write_run_report(folder, self.outputs.prompts)}")
+
     def _write_pictures(self) -> None:
         folder = self.session.folder
         rows = self.session.read_metrics()
@@ -306,6 +348,15 @@ class TrainingRun:
         if folder.list_samples():
             contact_sheet(folder, folder.contact_sheet_path, prompts=self.outputs.prompts)
             self.session.say(f"samples {folder.contact_sheet_path}")
+
+
+def losses_by_level(reports: Sequence[StepReport]) -> dict[str, Any]:
+    """The losses of these steps' items by noise level, for a row; nothing where items have none."""
+    told = [(report.t, report.per_item) for report in reports if report.t is not None]
+    if not told:
+        return {}
+    levels, losses = (torch.cat(values).tolist() for values in zip(*told, strict=True))
+    return by_level(levels, losses)
 
 
 def due(step: int, every: int) -> bool:

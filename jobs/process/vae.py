@@ -17,6 +17,7 @@ from jobs.diffusion_data import streaming
 from jobs.remedies import policies
 from jobs.scanning import scan_datasets
 from jobs.session import Session
+from jobs.trackers import tracking
 from jobs.training_run import Outputs, TrainingRun, write_previews
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import VaeProcess
@@ -55,6 +56,7 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
         session.notes([*loaded.notes, *scan.notes])
         session.phase("loading", f"Loading the autoencoder of {section.model.name_or_path}")
         accelerator, seed = build.accelerator(section), build.seed(section)
+        session.keep(tracking(section, session))
         check_optimizer(section.train.optimizer, section.train.optimizer_params, device=accelerator.device)
         vae = load_autoencoder(
             build.model_path(section.model), from_config=section.model.from_config, seed=seed

@@ -53,6 +53,6 @@ def test_an_example_trains(tmp_path, monkeypatch, name):
     loaded = load_job(shortened(EXAMPLES[name], tmp_path))
     run_job(loaded)
     folder = tmp_path / "out" / loaded.config.name
-    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2]
+    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl") if "loss" in row] == [1, 2]
     assert list(folder.glob("*.safetensors")) or list(folder.glob("*.pt"))
     assert (folder / "contact_sheet.png").is_file()

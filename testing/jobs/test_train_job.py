@@ -77,8 +77,8 @@ def test_a_run_leaves_what_its_folder_promises(tmp_path, model):
     )  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == [
         "checkpoints", "commands", "config.yaml", "contact_sheet.png", "coverage.json", "log.txt", "loss.png",
-        "metrics.jsonl", "run.safetensors", "run_000000002.safetensors", "run_000000003.safetensors",
-        "samples", "status.json",
+        "metrics.jsonl", "report.html", "run.safetensors", "run_000000002.safetensors",
+        "run_000000003.safetensors", "samples", "status.json",
     ]  # fmt: skip
     assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2, 3, 4]
     status = read_status(folder / "status.json")

@@ -31,6 +31,7 @@ from toolkit.config_modules.process import (
     VaeProcess,
 )
 from toolkit.config_modules.slider_checks import check_slider, unread_by_slider
+from toolkit.config_modules.watching_checks import check_watching
 from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.models.catalogue import ARCHITECTURES
@@ -78,6 +79,7 @@ def _finding(location: Location, code: str, message: str, remedy: str | None = N
 def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
     yield from check_architecture(process)
+    yield from check_watching(process)
     if not isinstance(process, GenerateProcess):
         yield from check_loop(process.train)
         yield from check_pictures(process)

@@ -6,12 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from toolkit.config_modules.base import AnyOf, Float, Int, Section, Text, one_of
+from toolkit.config_modules.base import Float, Int, Section, Text, one_of
 from toolkit.config_modules.loop import Dtype
 from toolkit.config_modules.names import NETWORK_TYPES, NETWORKS_NOT_YET
 
 _NO_HUB = "only counts with push_to_hub"
-_NO_WANDB = "only counts with use_wandb"
 
 
 class NetworkKwargs(Section):
@@ -127,9 +126,7 @@ class LoggingConfig(Section):
     """What is recorded while training; metrics.jsonl is always written."""
 
     ALIASES: ClassVar = {"performance_log_every": "log_every"}
-    NOT_YET: ClassVar = {"use_wandb": False}
     IDLE: ClassVar = {
-        "project_name": (AnyOf("ai-toolkit", None), _NO_WANDB), "run_name": (None, _NO_WANDB),
         "use_ui_logger": (False, "metrics.jsonl is always written and is what the UI reads"),
         "verbose": (False, "log.txt always holds everything"),
     }  # fmt: skip
@@ -139,4 +136,11 @@ class LoggingConfig(Section):
         ge=1,
         description="Steps between readings of the loss from the device; metrics.jsonl then gets the row of "
         "every step since.",
+    )
+    use_wandb: bool = Field(
+        False, description="Also record with Weights & Biases, offline unless WANDB_MODE says otherwise."
+    )
+    project_name: Text = Field("ai-toolkit", min_length=1, description="Name of the project there.")
+    run_name: Text | None = Field(
+        None, min_length=1, description="Name of the run there (null: the run's own)."
     )

@@ -19,13 +19,14 @@ from toolkit.config_modules.notify import NotifyConfig
 from toolkit.config_modules.sample import ImageFormat, SampleConfig
 from toolkit.config_modules.slider import ConceptSliderConfig, TextSliderConfig
 from toolkit.config_modules.train import TrainConfig
+from toolkit.config_modules.validation import ValidationConfig
 
 Device = Annotated[Text, Field(pattern=r"^(?i:auto|cpu|gpu|cuda|mps|xpu|npu)(:\d+)?$")]
 _UI_DATABASE = "the run folder is what the UI reads; a job knows no database"
 
 # Keys of ai-toolkit's process that no training of a diffusion model reads here.
 PROCESS_NOT_YET: dict[str, Any] = {
-    "log_dir": None, "torch_profiler": False, "adapter": None, "decorator": None, "guidance": None,
+    "torch_profiler": False, "adapter": None, "decorator": None, "guidance": None,
 }  # fmt: skip
 PROCESS_IDLE: dict[str, tuple[Any, str]] = {
     "performance_log_every": (0, "seconds per step are in every row of metrics.jsonl"),
@@ -84,6 +85,9 @@ class RunProcess(Section):
         default_factory=LoggingConfig, description="What is recorded while training."
     )
     notify: NotifyConfig = Field(default_factory=NotifyConfig, description="Who is told when the run ends.")
+    log_dir: Text | None = Field(
+        None, min_length=1, description="Folder of TensorBoard's files, a folder of its own for this run."
+    )
     model: ModelConfig = Field(description="The base model.")
     datasets: list[DatasetConfig] = Field(min_length=1, description="Folders of pictures to train on.")
     strict: bool = Field(False, description="The same key of every dataset that does not set its own.")
@@ -140,6 +144,9 @@ class TrainProcess(DiffusionProcess):
     embedding: EmbeddingConfig | None = Field(
         None, description="A new word to learn; without a network beside it, nothing else is trained."
     )
+    validation: ValidationConfig | None = Field(
+        None, description="Held-out pictures, whose loss tells whether training still helps."
+    )
 
     @classmethod
     def prepare(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +154,12 @@ class TrainProcess(DiffusionProcess):
         if isinstance(data.get("embedding"), Mapping) and data.get("trigger_word") is None:
             data = {**data, "trigger_word": _get(data, "embedding", "trigger") or DEFAULT_TRIGGER}
         return super().prepare(data)
+
+    @property
+    def held_out(self) -> ValidationConfig | None:
+        """The validation that is asked for, in whichever form."""
+        legacy = self.train.validation_config
+        return legacy.section() if legacy is not None else self.validation
 
 
 class ConceptSliderProcess(DiffusionProcess):

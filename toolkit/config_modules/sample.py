@@ -46,6 +46,7 @@ def _no_is_empty(value: Any) -> Any:
 
 Size = Annotated[Int, Field(ge=1), AfterValidator(round_size)]
 Seed = Annotated[Int, Field(ge=RANDOM_SEED, le=2**63 - 1)]
+Strength = Annotated[Float, Field(ge=0)]
 Prompt = Annotated[Text, AfterValidator(_flags_are_valid)]
 Negative = Annotated[Text, BeforeValidator(_no_is_empty)]  # ai-toolkit's default is `neg: false`
 
@@ -137,6 +138,13 @@ class SampleConfig(Section):
     format: ImageFormat = Field("jpg", description="File format of the previews: jpg, png or webp.")
     prompts: list[Prompt] = Field([], description="Texts to draw; the short form of samples.")
     samples: list[SampleItem] = Field([], description="Previews with settings of their own.")
+    keeper_sheet: bool = Field(
+        False,
+        description="At the end, draw every save that is kept at several strengths: keeper_sheet.png.",
+    )
+    keeper_strengths: list[Strength] = Field(
+        [0.6, 0.8, 1.0], min_length=1, description="Strengths of the network on that sheet."
+    )
 
     def requests(self, trigger_word: str | None = None) -> list[SampleRequest]:
         """Every preview with its flags, its item's and the section's settings resolved, in order."""

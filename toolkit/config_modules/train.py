@@ -16,6 +16,7 @@ from toolkit.config_modules.names import (
     TIMESTEP_TYPES,
     TIMESTEP_TYPES_NOT_YET,
 )
+from toolkit.config_modules.validation import ValidationItemsConfig
 
 # All of diffusers' Stable Diffusion schedulers share one training noise table; only their sampling differs.
 _NOISE_TABLES = {name: "ddpm" for name in SAMPLERS if name not in ("flowmatch", "lcm")} | {
@@ -56,7 +57,7 @@ class TrainConfig(LoopConfig):
         "adapter_assist_name_or_path": None, "match_adapter_chance": 0.0, "match_adapter_assist": False,
         "log_per_example": False, "save_loss_json": False, "controlnet_use": False,
         "max_loss": None, "do_fft_loss": False, "t0_loss_target": False, "do_signal_correction_noise": False,
-        "do_batch_noise_correction": False, "do_blank_stabilization": False, "validation_config": None,
+        "do_batch_noise_correction": False, "do_blank_stabilization": False,
     }  # fmt: skip
     IDLE: ClassVar = {
         "sdp": (False, _TORCH_ATTENTION), "xformers": (False, _TORCH_ATTENTION),
@@ -291,6 +292,9 @@ class TrainConfig(LoopConfig):
     )
     cache_text_embeddings: bool = Field(
         False, description="Encode every caption once and set the text encoders aside; for all datasets."
+    )
+    validation_config: ValidationItemsConfig | None = Field(
+        None, description="ai-toolkit's form of the section `validation`."
     )
 
     @classmethod

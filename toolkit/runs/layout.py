@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,26 @@ class RunFolder:
         """How often each picture was shown."""
         return self.path / "coverage.json"
 
+    @property
+    def validation_path(self) -> Path:
+        """Every reading of the held-out loss."""
+        return self.path / "validation.json"
+
+    @property
+    def validation_plot_path(self) -> Path:
+        """The held-out loss over the steps in one picture."""
+        return self.path / "validation.png"
+
+    @property
+    def report_path(self) -> Path:
+        """The run on one page."""
+        return self.path / "report.html"
+
+    @property
+    def keeper_sheet_path(self) -> Path:
+        """Saves by strengths in one picture."""
+        return self.path / "keeper_sheet.png"
+
     def create(self) -> None:
         """Make the folder and its subfolders; existing ones are kept. Raises RunError if it cannot."""
         for folder in (self.path, self.samples, self.checkpoints, self.commands):
@@ -169,12 +190,26 @@ class RunFolder:
         For a run that begins again before them. At step 0 the finished model is such a leftover too.
         Returns the new places; nothing there is overwritten. Raises RunError if a file cannot be moved.
         """
-        folder = self.path / "earlier"
         leftovers = [path for step, path in self.step_files() if step > after_step]
         if after_step == 0:
             names = [f"{stem}{ext}" for stem in self.stems for ext in (".safetensors", ".pt")]
             finished = (self.path / name for name in [*names, self.final_name("")])
-            leftovers += [path for path in finished if path.exists() and path != folder]
+            leftovers += [path for path in finished if path.exists() and path != self.path / "earlier"]
+            leftovers += self.best_files()
+        return self._move_aside(leftovers)
+
+    def set_aside_best(self) -> list[Path]:
+        """Move what is called the best to `earlier/`; returns the new places. Raises RunError."""
+        return self._move_aside(self.best_files())
+
+    def best_files(self) -> list[Path]:
+        """The models that are called the best of this run."""
+        stems = "|".join(map(re.escape, self.stems))
+        pattern = re.compile(f"(?:{stems})_best{_MODEL_EXTENSIONS}")
+        return [path for path in sorted(self.path.iterdir()) if pattern.fullmatch(path.name)]
+
+    def _move_aside(self, leftovers: list[Path]) -> list[Path]:
+        folder = self.path / "earlier"
         moved = []
         for path in leftovers:
             with atomic.reporting(folder):
@@ -183,6 +218,27 @@ class RunFolder:
                 atomic.replace(path, target)
             moved.append(target)
         return moved
+
+    def point_to_best(self, model: Path) -> Path:
+        """Give a saved model of this run a second name, `<its stem>_best`; returns that.
+
+        Links rather than copies where the disk can, so it costs nothing, and the model stays when its
+        numbered file is pruned. Raises RunError if it cannot be written.
+        """
+        match = re.fullmatch(r"(.*?)(?:_\d{9,})?" + f"({_MODEL_EXTENSIONS})", model.name, re.ASCII)
+        stem, extension = (match[1], match[2]) if match else (model.name, "")
+        target = model.with_name(f"{stem}_best{extension}")
+        if model.is_dir():
+            with atomic.writing_folder(target) as folder:
+                shutil.copytree(model, folder, copy_function=_link, dirs_exist_ok=True)
+            return target
+        if target.exists() and target.samefile(model):
+            return target  # renaming one link of a file over another does nothing
+        with atomic.reporting(target):
+            part = atomic.beside(target)
+            _link(str(model), str(part))
+            atomic.replace(part, target)
+        return target
 
     def set_aside_samples(self, after_step: int) -> int:
         """Move the previews of later steps (at 0: all) to `earlier/samples/`; returns how many.
@@ -224,6 +280,15 @@ class RunFolder:
         for sample in self.list_samples():
             grouped.setdefault(sample.step, {})[sample.index] = sample.path
         return grouped
+
+
+def _link(source: str, target: str) -> str:
+    """A hard link, or a copy on disks that have none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
 
 
 def parse_sample(path: Path) -> Sample | None:

@@ -48,7 +48,7 @@ def contact_sheet(
         (grid.rows.index(index), grid.columns.index(step)): cell for (index, step), cell in grid.cells.items()
     }
     labels = [_label(grid, index, prompts) for index in grid.rows]
-    return _write_sheet(path, run.name, labels, [f"step {step}" for step in grid.columns], places)
+    return write_sheet(path, run.name, labels, [f"step {step}" for step in grid.columns], places)
 
 
 def slider_sheet(run: RunFolder, path: Path, prompts: Sequence[str], multipliers: Sequence[float]) -> Path:
@@ -62,10 +62,10 @@ def slider_sheet(run: RunFolder, path: Path, prompts: Sequence[str], multipliers
     step = max(by_step)
     places = {divmod(index, len(multipliers)): cell for index, cell in by_step[step].items()}
     columns = [f"{multiplier:+g}" if multiplier else "0" for multiplier in multipliers]
-    return _write_sheet(path, f"{run.name}, step {step}", list(prompts), columns, places)
+    return write_sheet(path, f"{run.name}, step {step}", list(prompts), columns, places)
 
 
-def _write_sheet(
+def write_sheet(
     path: Path, title: str, rows: list[str], columns: list[str], cells: dict[tuple[int, int], Path]
 ) -> Path:
     """A grid of pictures by (row, column) with a label for each row and column."""

@@ -18,6 +18,7 @@ from toolkit.config_modules.network import LoggingConfig, NetworkConfig, Network
 from toolkit.config_modules.process import GenerateProcess, TrainProcess, VaeProcess
 from toolkit.config_modules.sample import SampleConfig, SampleItem
 from toolkit.config_modules.train import TrainConfig
+from toolkit.config_modules.validation import ValidationItem, ValidationItemsConfig
 
 REQUIRED: dict[type[Section], dict[str, Any]] = {
     ModelConfig: {"name_or_path": "tiny-sd"},
@@ -30,6 +31,8 @@ REQUIRED: dict[type[Section], dict[str, Any]] = {
         "datasets": [{"folder_path": "pictures"}],
     },
     GenerateConfig: {"prompts": ["a fox"]},
+    ValidationItem: {"image_path": "fox.png"},
+    ValidationItemsConfig: {"validation_items": [{"image_path": "a.png"}, {"image_path": "b.png"}]},
     VaeProcess: {
         "type": "vae",
         "training_folder": "output",

@@ -139,6 +139,50 @@ def test_models_of_a_run_that_began_again_are_set_aside_and_never_crowd_out_new_
     assert run.set_aside(after_step=0) == []
 
 
+def test_the_best_model_outlives_its_numbered_file(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    for step in (1, 2, 3):
+        (run.path / run.step_name(step)).write_text(f"model {step}")
+    best = run.point_to_best(run.path / run.step_name(1))
+    assert best == run.path / "foo_best.safetensors"
+    assert best.samefile(run.path / run.step_name(1)), "no second copy on the disk"
+    assert run.point_to_best(run.path / run.step_name(1)) == best
+    assert run.prune_step_files(1) == [run.path / run.step_name(1), run.path / run.step_name(2)]
+    assert best.read_text() == "model 1"
+    run.point_to_best(run.path / run.step_name(3))
+    assert best.read_text() == "model 3"
+    assert [path.name for path in run.path.glob(".*")] == []
+    (run.path / "food_best.safetensors").touch()
+    assert run.best_files() == [best]
+    assert run.parse_step(best) is None
+    assert run.set_aside(after_step=0)[-1] == run.path / "earlier" / "foo_best.safetensors"
+
+
+def test_the_best_of_full_models_is_a_folder_that_shares_its_files(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    for step in (1, 2):
+        (run.path / run.step_name(step, "") / "unet").mkdir(parents=True)
+        (run.path / run.step_name(step, "") / "unet" / "weights").write_text(str(step))
+        best = run.point_to_best(run.path / run.step_name(step, ""))
+    assert best == run.path / "foo_best"
+    assert (best / "unet" / "weights").samefile(run.path / run.step_name(2, "") / "unet" / "weights")
+
+
+def test_where_nothing_can_be_linked_the_best_is_copied(tmp_path: Path, monkeypatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    run = RunFolder(tmp_path, "foo")
+    run.create()
+    (run.path / "foo.safetensors").write_text("final")
+    best = run.point_to_best(run.path / "foo.safetensors")
+    assert best.read_text() == "final"
+    assert not best.samefile(run.path / "foo.safetensors")
+
+
 def test_previews_of_an_earlier_attempt_leave_the_contact_sheet(tmp_path: Path) -> None:
     run = RunFolder(tmp_path, "foo")
     run.create()
