@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from jobs import build
 from jobs.diffusion_data import TrainingData
-from jobs.remedies import memory_remedies, policies
 from jobs.keeper_sheet import draw_keeper_sheet
+from jobs.remedies import memory_remedies, policies
 from jobs.session import Session
 from jobs.trackers import tracking
 from jobs.trained_model import TrainedModel, load_trained_model, save_trained

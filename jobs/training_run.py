@@ -27,8 +27,8 @@ from toolkit.training.checkpoint_writer import CheckpointWriter
 from toolkit.training.out_of_memory import BatchOutOfMemory, UpdateOutOfMemory, free_memory, no_memory
 from toolkit.training.progress import Progress
 from toolkit.training.report import contact_sheet, loss_plot
-from toolkit.training.run_state import NUM_KEPT, RunIdentity, load_state, snapshot
 from toolkit.training.run_report import write_run_report
+from toolkit.training.run_state import NUM_KEPT, RunIdentity, load_state, snapshot
 from toolkit.training.trainer import StepReport, Trainer
 from toolkit.training.updates import NonFiniteError
 

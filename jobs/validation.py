@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from jobs import build
 from jobs.remedies import memory_remedies
 from jobs.scanning import scan_datasets
 from jobs.session import Session

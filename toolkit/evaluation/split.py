@@ -104,8 +104,9 @@ def hold_out(pictures: Iterable[Picture], fraction: float, seed: int) -> set[Pat
     free = [group for group in groups.values() if all(each.may_be_held_out for each in group)]
     count = sum(len(group) for group in free)
     room, chosen = round(fraction * count), []
+    most = room // FEWEST  # so that no crowd of copies is all there is
     for group in sorted(free, key=lambda group: min(_draw(seed, each) for each in group)):
-        if len(group) <= room:
+        if len(group) <= min(room, most):
             chosen.append(group)
             room -= len(group)
     if len(chosen) < FEWEST:

@@ -97,6 +97,13 @@ def test_the_choice_hangs_on_content_and_seed_alone(pictures):
     assert split.hold_out(values, 0.3, 6) != held
 
 
+def test_a_crowd_of_copies_is_not_all_there_is(pictures):
+    """Room for eight pictures, and ten scenes with eight copies each: single ones are taken."""
+    held = split.hold_out(pictures.values(), 0.08, 0)
+    assert len(held) == 8
+    assert len({scene_of(path) for path in held}) == 8
+
+
 def test_too_few_to_hold_out_are_told(pictures):
     few = [picture for picture in pictures.values() if scene_of(picture.path) in (0, 1, 2)]
     with pytest.raises(DatasetError, match="holds out 1; at least 2") as caught:

@@ -25,7 +25,7 @@ def test_ticks_stand_where_their_numbers_are():
     (_, low), (_, high) = places(curve.points)
     for y, text in chart.y_ticks:
         assert abs(y - (low + (high - low) * float(text) / 50)) < 0.1
-    assert [text for _, text in chart.x_ticks] == ["0", "50", "100"]
+    assert [text for _, text in chart.x_ticks] == ["0", "20", "40", "60", "80", "100"]
 
 
 def test_a_band_goes_there_and_back_and_a_gap_is_left_out():
