@@ -106,7 +106,7 @@ def test_a_crowd_of_copies_is_not_all_there_is(pictures):
 
 def test_too_few_to_hold_out_are_told(pictures):
     few = [picture for picture in pictures.values() if scene_of(picture.path) in (0, 1, 2)]
-    with pytest.raises(DatasetError, match="holds out 1; at least 2") as caught:
+    with pytest.raises(DatasetError, match="holds out 0; at least 2") as caught:
         split.hold_out(few, 0.1, 0)
     assert caught.value.problems[0].key == "validation.fraction"
     assert "raise validation.fraction" in str(caught.value)
