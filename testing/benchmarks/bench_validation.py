@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
     arguments = parser.parse_args(argv)
     if arguments.quick:
-        arguments.pictures, arguments.rounds = 8, 5
+        arguments.pictures, arguments.rounds = 8, 9
     sd = load_model_for_inference(arguments.model)
     grid = Grid(num_levels=4, num_noises=1)
     subjects = subjects_of(sd, arguments.pictures, arguments.size)

@@ -11,7 +11,7 @@ from testing.benchmarks import bench_validation
 
 @pytest.mark.slow
 def test_a_validation_costs_hardly_more_than_its_forward_passes(capsys):
-    code = bench_validation.main(["--quick", "--rounds", "9"])
+    code = bench_validation.main(["--quick"])
     result = json.loads(capsys.readouterr().out)
     assert result["forwards"] == 4
     assert (code, result["ratio"] <= bench_validation.GOAL) == (0, True), result
