@@ -1,0 +1,304 @@
+"""Measure the captions of a data set, image by image, going on from what an earlier start measured.
+
+An image is measured under its own caption and the conditions beside it, all on the same draws: the empty
+caption, the ablation that was asked for, and captions of other images. Where targets are set, draws are spent
+in rounds on the images whose answer is still open.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy
+
+from toolkit.data.items import MediaItem
+from toolkit.errors import JobStopped
+from toolkit.evaluation.contrasts import other_captions, shuffled_caption
+from toolkit.evaluation.draws import BLOCK, Design, draws_of_levels
+from toolkit.evaluation.edits import Edit
+from toolkit.evaluation.encodings import Encodings, randomised, zeroed
+from toolkit.evaluation.measure import Measured, Subject, content_of, measure
+from toolkit.evaluation.records import Record, RecordFile
+from toolkit.evaluation.statistics import Floats, e_bh, e_process, estimate, log_ratios
+from toolkit.models.base import Architecture
+from toolkit.networks.base import Network
+from toolkit.prompt_utils import Conditioning
+
+OWN, BLANK, ABLATED, BASE = "own", "blank", "ablated", "base"
+OTHER = "other:"
+EDITED = "edit:"
+MAIN_STAGE, BASE_STAGE, EDIT_STAGE = "main", "base", "edits"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured for every image, and when enough is.
+
+    num_draws: draws of each image, the most where a target is set. ablation, blank: the conditions beside the
+    own caption. num_others: captions of other images. target_se: stop an image when the standard error of
+    its mean log ratio is this small; target_q: when it is found at this false discovery rate, or cannot be.
+    """
+
+    design: Design = field(default_factory=Design)
+    num_draws: int = 16
+    batch_size: int = 1
+    ablation: str = "none"
+    blank: bool = True
+    num_others: int = 7
+    target_se: float | None = None
+    target_q: float | None = None
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether draws are spent in rounds."""
+        return self.target_se is not None or self.target_q is not None
+
+
+@dataclass
+class Outcome:
+    """What was measured of one image: names of its conditions, losses (A, D) and levels t (D,), float64.
+
+    texts: what each condition said, None for one without words.
+    """
+
+    item: MediaItem
+    content: str
+    names: list[str]
+    texts: list[str | None]
+    losses: Floats
+    t: Floats
+    edits: list[Edit] = field(default_factory=list)
+    edit_losses: Floats | None = None
+    base_losses: Floats | None = None
+
+    def of(self, name: str) -> Floats:
+        """The losses (D,) under one condition. Raises ValueError if it was not measured."""
+        return self.losses[self.names.index(name)]
+
+    @property
+    def others(self) -> Floats:
+        """The losses (K, D) under captions of other images."""
+        return self.losses[[i for i, name in enumerate(self.names) if name.startswith(OTHER)]]
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of each condition."""
+        return int(self.losses.shape[1])
+
+    def gains(self) -> Floats:
+        """log loss(blank) - log loss(own) of each draw (D,): positive where the caption helped."""
+        return log_ratios(self.of(BLANK), self.of(OWN))
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Evaluator:
+    """Measures images with one model. pool: every caption of the data set, also of images not measured.
+
+    network: what can be switched off to measure the base model beside it.
+    """
+
+    model: Architecture
+    encodings: Encodings
+    settings: Settings
+    pool: Sequence[str]
+    records: RecordFile
+    network: Network | None = None
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    progress: Progress = lambda done, total: None
+    should_stop: Callable[[], bool] = lambda: False
+    num_forwards: int = 0
+
+    def run(self, items: Sequence[MediaItem], edits: Mapping[str, list[Edit]] | None = None) -> list[Outcome]:
+        """The outcome of every item, in their order. edits: by content, changed captions to measure too.
+
+        Raises JobStopped when asked to stop; what was measured stays in the record file.
+        """
+        outcomes = [self._prepare(item) for item in items]
+        known = {(record.stage, record.content, record.first): record for record in self.records.load()}
+        if self.settings.stops_early:
+            self._in_rounds(outcomes, known)
+        else:
+            self._measure_stage(MAIN_STAGE, outcomes, range(self.settings.num_draws), known)
+        if self.network is not None:
+            self._measure_base(outcomes, known)
+        if edits:
+            self._measure_edits(outcomes, edits, known)
+        return outcomes
+
+    # -- conditions --------------------------------------------------------------------------------------
+
+    def _prepare(self, item: MediaItem) -> Outcome:
+        seed, content = self.settings.design.seed, content_of(item)
+        conditions: dict[str, str | None] = {OWN: item.caption}
+        if self.settings.blank:
+            conditions[BLANK] = ""
+        if self.settings.ablation in ("zero", "random"):
+            conditions[ABLATED] = None
+        elif self.settings.ablation == "shuffle":
+            # Where all captions are one there is none to exchange it for.
+            conditions[ABLATED] = (
+                shuffled_caption(item.caption, self.pool, seed=seed, content=content) or item.caption
+            )
+        count = min(self.settings.num_others, len({text for text in self.pool if text}) - 1)
+        others = other_captions(item.caption, self.pool, seed=seed, content=content, count=max(0, count))
+        conditions |= {f"{OTHER}{index}": text for index, text in enumerate(others)}
+        empty = numpy.zeros((len(conditions), 0))
+        return Outcome(item, content, list(conditions), list(conditions.values()), empty, numpy.zeros(0))
+
+    def _subject(self, outcome: Outcome, names: Sequence[str]) -> Subject:
+        texts = dict(zip(outcome.names, outcome.texts, strict=True))
+        conditions = [self._conditioning(outcome, name, texts[name]) for name in names]
+        return Subject(outcome.item, self.encodings.latents(outcome.item), conditions)
+
+    def _conditioning(self, outcome: Outcome, name: str, text: str | None) -> Conditioning:
+        if text is not None:
+            return self.encodings.prompt(text)
+        own = self.encodings.prompt(outcome.item.caption)
+        if self.settings.ablation == "zero":
+            return zeroed(own)
+        return randomised(own, self.settings.design.seed, outcome.content)
+
+    # -- stages ------------------------------------------------------------------------------------------
+
+    def _chunks(self, outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+        """Groups of one bucket and one number of conditions, at most batch_size each."""
+        kinds: dict[tuple[object, int], list[Outcome]] = {}
+        for outcome in outcomes:
+            kinds.setdefault((outcome.item.bucket, len(outcome.names)), []).append(outcome)
+        for group in kinds.values():
+            for start in range(0, len(group), self.settings.batch_size):
+                yield group[start : start + self.settings.batch_size]
+
+    def _measure_stage(
+        self,
+        stage: str,
+        outcomes: Sequence[Outcome],
+        draws: range,
+        known: Mapping[tuple[str, str, int], Record],
+    ) -> None:
+        """Measure all conditions of some images at some draws, or take them from the records."""
+        done, total = 0, len(outcomes)
+        for chunk in self._chunks(outcomes):
+            found = [known.get((stage, outcome.content, draws.start)) for outcome in chunk]
+            if any(
+                record is None or len(record.t) != len(draws) or len(record.losses) != len(outcome.names)
+                for record, outcome in zip(found, chunk, strict=True)
+            ):
+                self._check_stop(done, total)
+                found = self._measure_chunk(stage, chunk, draws)
+            for outcome, record in zip(chunk, found, strict=True):
+                assert record is not None
+                outcome.losses = numpy.concatenate([outcome.losses, numpy.array(record.losses)], axis=1)
+                outcome.t = numpy.concatenate([outcome.t, numpy.array(record.t)])
+            done += len(chunk)
+            self.progress(done, total)
+
+    def _measure_chunk(self, stage: str, chunk: Sequence[Outcome], draws: range) -> list[Record | None]:
+        subjects = [self._subject(outcome, outcome.names) for outcome in chunk]
+        measured = self._forward(subjects, draws)
+        records = [
+            Record(outcome.content, stage, draws.start, measured.losses[i].tolist(), measured.t[i].tolist())
+            for i, outcome in enumerate(chunk)
+        ]
+        self.records.append(records)
+        return list(records)
+
+    def _forward(self, subjects: Sequence[Subject], draws: Sequence[int]) -> Measured:
+        self.num_forwards += len(draws) * sum(len(subject.conditions) for subject in subjects)
+        return measure(self.model, subjects, draws, self.settings.design, autocast=self.autocast)
+
+    def _in_rounds(self, outcomes: Sequence[Outcome], known: Mapping[tuple[str, str, int], Record]) -> None:
+        """A block of draws for every image, then for those whose answer is open, until none is."""
+        still_open = list(outcomes)
+        for start in range(0, self.settings.num_draws, BLOCK):
+            stop = min(start + BLOCK, self.settings.num_draws)
+            self._measure_stage(MAIN_STAGE, still_open, range(start, stop), known)
+            still_open = self._open(outcomes, still_open)
+            if not still_open:
+                return
+
+    def _open(self, outcomes: Sequence[Outcome], candidates: Sequence[Outcome]) -> list[Outcome]:
+        """The images among the candidates that more draws could still decide."""
+        found: set[int] = set()
+        if self.settings.target_q is not None:
+            evidence = [float(e_process(outcome.gains())[-1]) for outcome in outcomes]
+            rejected = e_bh(evidence, self.settings.target_q)
+            found = {id(outcome) for outcome, yes in zip(outcomes, rejected, strict=True) if yes}
+        return [o for o in candidates if id(o) not in found and not self._settled(o, len(outcomes))]
+
+    def _settled(self, outcome: Outcome, num_images: int) -> bool:
+        gains = outcome.gains()
+        if self.settings.target_se is not None:
+            known = estimate(gains, draws_of_levels(len(gains)))
+            if known.se <= self.settings.target_se:
+                return True
+        if self.settings.target_q is None:
+            return False
+        # The rest of the draws at most doubles the evidence each time; if that cannot suffice, stop.
+        left = self.settings.num_draws - len(gains)
+        reachable = math.log(max(float(e_process(gains)[-1]), 1e-300)) + left * math.log(2)
+        return reachable < math.log(1 / self.settings.target_q)
+
+    # -- base model and edits ----------------------------------------------------------------------------
+
+    def _measure_base(
+        self, outcomes: Sequence[Outcome], known: Mapping[tuple[str, str, int], Record]
+    ) -> None:
+        """The own caption with the network switched off, on the draws that the image had with it."""
+        assert self.network is not None
+        with self.network.enabled(False):
+            for outcome in outcomes:
+                record = known.get((BASE_STAGE, outcome.content, 0))
+                if record is None or len(record.t) != outcome.num_draws:
+                    self._check_stop(0, len(outcomes))
+                    measured = self._forward([self._subject(outcome, [OWN])], range(outcome.num_draws))
+                    record = Record(
+                        outcome.content, BASE_STAGE, 0, measured.losses[0].tolist(), measured.t[0].tolist()
+                    )
+                    self.records.append([record])
+                outcome.base_losses = numpy.array(record.losses[0])
+
+    def _measure_edits(
+        self,
+        outcomes: Sequence[Outcome],
+        edits: Mapping[str, list[Edit]],
+        known: Mapping[tuple[str, str, int], Record],
+    ) -> None:
+        """Each image's changed captions on its first draws."""
+        total = len(outcomes)
+        for done, outcome in enumerate(outcomes, start=1):
+            outcome.edits = list(edits.get(outcome.content, []))
+            if not outcome.edits:
+                continue
+            record = known.get((EDIT_STAGE, outcome.content, 0))
+            if record is None or len(record.losses) != len(outcome.edits):
+                self._check_stop(done - 1, total)
+                record = self._edited(outcome)
+                self.records.append([record])
+            outcome.edit_losses = numpy.array(record.losses)
+            self.progress(done, total)
+
+    def _edited(self, outcome: Outcome, num_draws: int = BLOCK) -> Record:
+        conditions = [self.encodings.prompt(edit.caption) for edit in outcome.edits]
+        rows, t = [], []
+        step = max(1, self.settings.batch_size * len(outcome.names))
+        for start in range(0, len(conditions), step):
+            subject = Subject(
+                outcome.item, self.encodings.latents(outcome.item), conditions[start : start + step]
+            )
+            measured = self._forward([subject], range(min(num_draws, outcome.num_draws)))
+            rows += measured.losses[0].tolist()
+            t = measured.t[0].tolist()
+        return Record(outcome.content, EDIT_STAGE, 0, rows, t)
+
+    def _check_stop(self, done: int, total: int) -> None:
+        if self.should_stop():
+            raise JobStopped(
+                f"stopped with {done} of {total} images measured; the same command goes on from there"
+            )
