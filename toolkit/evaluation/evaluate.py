@@ -7,24 +7,26 @@ in rounds on the images whose answer is still open.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy
 
 from toolkit.data.items import MediaItem
 from toolkit.errors import JobStopped
 from toolkit.evaluation.contrasts import other_captions, shuffled_caption
-from toolkit.evaluation.draws import BLOCK, Design, draws_of_levels
+from toolkit.evaluation.draws import Design
+from toolkit.evaluation.draws_layout import BLOCK, draws_of_levels
 from toolkit.evaluation.edits import Edit
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
 from toolkit.evaluation.measure import Measured, Subject, content_of, measure
 from toolkit.evaluation.records import Record, RecordFile
 from toolkit.evaluation.statistics import Floats, e_bh, e_process, estimate, log_ratios
 from toolkit.models.base import Architecture
-from toolkit.networks.base import Network
 from toolkit.prompt_utils import Conditioning
 
 OWN, BLANK, ABLATED, BASE = "own", "blank", "ablated", "base"
@@ -61,11 +63,13 @@ class Settings:
 class Outcome:
     """What was measured of one image: names of its conditions, losses (A, D) and levels t (D,), float64.
 
-    texts: what each condition said, None for one without words.
+    content: what its draws depend on. key: that and its caption. texts: what each condition said, None for
+    one without words.
     """
 
     item: MediaItem
     content: str
+    key: str
     names: list[str]
     texts: list[str | None]
     losses: Floats
@@ -76,12 +80,14 @@ class Outcome:
 
     def of(self, name: str) -> Floats:
         """The losses (D,) under one condition. Raises ValueError if it was not measured."""
-        return self.losses[self.names.index(name)]
+        found: Floats = self.losses[self.names.index(name)]
+        return found
 
     @property
     def others(self) -> Floats:
         """The losses (K, D) under captions of other images."""
-        return self.losses[[i for i, name in enumerate(self.names) if name.startswith(OTHER)]]
+        found: Floats = self.losses[[i for i, name in enumerate(self.names) if name.startswith(OTHER)]]
+        return found
 
     @property
     def num_draws(self) -> int:
@@ -96,6 +102,18 @@ class Outcome:
 Progress = Callable[[int, int], None]
 
 
+class Switchable(Protocol):
+    """A network on the model that can be switched off."""
+
+    def enabled(self, on: bool = True) -> AbstractContextManager[None]:
+        """A context in which it acts, or does not."""
+
+
+def key_of(item: MediaItem) -> str:
+    """What stands for an image with its caption: equal ones are measured once."""
+    return hashlib.sha256(f"{content_of(item)}\x1f{item.caption}".encode()).hexdigest()[:32]
+
+
 @dataclass
 class Evaluator:
     """Measures images with one model. pool: every caption of the data set, also of images not measured.
@@ -108,19 +126,19 @@ class Evaluator:
     settings: Settings
     pool: Sequence[str]
     records: RecordFile
-    network: Network | None = None
+    network: Switchable | None = None
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     progress: Progress = lambda done, total: None
     should_stop: Callable[[], bool] = lambda: False
     num_forwards: int = 0
 
     def run(self, items: Sequence[MediaItem], edits: Mapping[str, list[Edit]] | None = None) -> list[Outcome]:
-        """The outcome of every item, in their order. edits: by content, changed captions to measure too.
+        """The outcome of every item, in their order. edits: by key, changed captions to measure too.
 
         Raises JobStopped when asked to stop; what was measured stays in the record file.
         """
         outcomes = [self._prepare(item) for item in items]
-        known = {(record.stage, record.content, record.first): record for record in self.records.load()}
+        known = {(record.stage, record.key, record.first): record for record in self.records.load()}
         if self.settings.stops_early:
             self._in_rounds(outcomes, known)
         else:
@@ -149,7 +167,9 @@ class Evaluator:
         others = other_captions(item.caption, self.pool, seed=seed, content=content, count=max(0, count))
         conditions |= {f"{OTHER}{index}": text for index, text in enumerate(others)}
         empty = numpy.zeros((len(conditions), 0))
-        return Outcome(item, content, list(conditions), list(conditions.values()), empty, numpy.zeros(0))
+        return Outcome(
+            item, content, key_of(item), list(conditions), list(conditions.values()), empty, numpy.zeros(0)
+        )
 
     def _subject(self, outcome: Outcome, names: Sequence[str]) -> Subject:
         texts = dict(zip(outcome.names, outcome.texts, strict=True))
@@ -185,7 +205,7 @@ class Evaluator:
         """Measure all conditions of some images at some draws, or take them from the records."""
         done, total = 0, len(outcomes)
         for chunk in self._chunks(outcomes):
-            found = [known.get((stage, outcome.content, draws.start)) for outcome in chunk]
+            found = [known.get((stage, outcome.key, draws.start)) for outcome in chunk]
             if any(
                 record is None or len(record.t) != len(draws) or len(record.losses) != len(outcome.names)
                 for record, outcome in zip(found, chunk, strict=True)
@@ -203,7 +223,7 @@ class Evaluator:
         subjects = [self._subject(outcome, outcome.names) for outcome in chunk]
         measured = self._forward(subjects, draws)
         records = [
-            Record(outcome.content, stage, draws.start, measured.losses[i].tolist(), measured.t[i].tolist())
+            Record(outcome.key, stage, draws.start, measured.losses[i].tolist(), measured.t[i].tolist())
             for i, outcome in enumerate(chunk)
         ]
         self.records.append(records)
@@ -254,12 +274,12 @@ class Evaluator:
         assert self.network is not None
         with self.network.enabled(False):
             for outcome in outcomes:
-                record = known.get((BASE_STAGE, outcome.content, 0))
+                record = known.get((BASE_STAGE, outcome.key, 0))
                 if record is None or len(record.t) != outcome.num_draws:
                     self._check_stop(0, len(outcomes))
                     measured = self._forward([self._subject(outcome, [OWN])], range(outcome.num_draws))
                     record = Record(
-                        outcome.content, BASE_STAGE, 0, measured.losses[0].tolist(), measured.t[0].tolist()
+                        outcome.key, BASE_STAGE, 0, measured.losses[0].tolist(), measured.t[0].tolist()
                     )
                     self.records.append([record])
                 outcome.base_losses = numpy.array(record.losses[0])
@@ -273,10 +293,10 @@ class Evaluator:
         """Each image's changed captions on its first draws."""
         total = len(outcomes)
         for done, outcome in enumerate(outcomes, start=1):
-            outcome.edits = list(edits.get(outcome.content, []))
+            outcome.edits = list(edits.get(outcome.key, []))
             if not outcome.edits:
                 continue
-            record = known.get((EDIT_STAGE, outcome.content, 0))
+            record = known.get((EDIT_STAGE, outcome.key, 0))
             if record is None or len(record.losses) != len(outcome.edits):
                 self._check_stop(done - 1, total)
                 record = self._edited(outcome)
@@ -295,7 +315,7 @@ class Evaluator:
             measured = self._forward([subject], range(min(num_draws, outcome.num_draws)))
             rows += measured.losses[0].tolist()
             t = measured.t[0].tolist()
-        return Record(outcome.content, EDIT_STAGE, 0, rows, t)
+        return Record(outcome.key, EDIT_STAGE, 0, rows, t)
 
     def _check_stop(self, done: int, total: int) -> None:
         if self.should_stop():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Share of the data set's typical gain below which a caption is said to do nothing.
@@ -128,25 +128,6 @@ def hints(caption: str) -> list[Reason]:
 def caption_copies(captions: Sequence[str]) -> Counter[str]:
     """How many images have each caption; upper and lower case count alike."""
     return Counter(caption.casefold() for caption in captions if caption.strip())
-
-
-def twin_reasons(
-    hashes: Mapping[str, int], captions: Mapping[str, str], *, max_bits: int, min_overlap: float = 0.5
-) -> dict[str, Reason]:
-    """A reason for each of two pictures that look the same (perceptual hashes of 64 bits) and say other things.
-
-    Keyed like the arguments. Overlap is that of the sets of words (Jaccard 1912).
-    """
-    names = sorted(hashes)
-    found: dict[str, Reason] = {}
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            if (hashes[a] ^ hashes[b]).bit_count() > max_bits:
-                continue
-            if overlap(captions[a], captions[b]) < min_overlap:
-                found.setdefault(a, Reason("twin_images", f"{b} looks the same and says {captions[b]!r}"))
-                found.setdefault(b, Reason("twin_images", f"{a} looks the same and says {captions[a]!r}"))
-    return found
 
 
 def overlap(first: str, second: str) -> float:

@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 class Record:
     """Losses of one image: losses[condition][draw] for the draws from `first` on, t[draw] beside them."""
 
-    content: str
+    key: str
     stage: str
     first: int
     losses: list[list[float]]
@@ -50,9 +50,7 @@ class RecordFile:
             self.path.replace(aside)
             self.notes.append(f"{self.path.name} holds measurements of other settings; moved to {aside.name}")
             return []
-        return [
-            Record(row["content"], row["stage"], row["first"], row["losses"], row["t"]) for row in rows[1:]
-        ]
+        return [Record(row["key"], row["stage"], row["first"], row["losses"], row["t"]) for row in rows[1:]]
 
     def append(self, records: Iterable[Record]) -> None:
         """Add records, on disk when this returns."""
@@ -88,7 +86,7 @@ def _ends_with_newline(path: Path) -> bool:
 
 def _as_row(record: Record) -> dict[str, Any]:
     return {
-        "content": record.content,
+        "key": record.key,
         "stage": record.stage,
         "first": record.first,
         "losses": record.losses,

@@ -1,0 +1,72 @@
+"""Pictures that look the same, by a hash of how brightness runs across them. Torch-free.
+
+dHash: the picture in grey at 9 x 8; each bit says whether a place is brighter than the one right of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+from PIL import Image
+
+from toolkit.data.image_files import open_rgb
+from toolkit.data.items import MediaItem
+from toolkit.evaluation.flags import Reason, overlap
+
+NEAR_BITS = 4  # of 64: re-encoded or scaled copies differ by less
+NEAR_COLOUR = 6.0  # of 255: root mean square over an 8 x 8 thumbnail
+MIN_OVERLAP = 0.5  # of the words of two captions
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a picture looks from afar: 64 bits, and its 8 x 8 colours (192,) in [0, 255]."""
+
+    bits: int
+    colours: NDArray[numpy.float32]
+
+
+def look_of(image: Image.Image) -> Look:
+    """The look of an RGB picture."""
+    grey = numpy.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=numpy.int16)
+    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+    colours = numpy.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=numpy.float32).ravel()
+    return Look(int.from_bytes(numpy.packbits(bits).tobytes(), "big"), colours)
+
+
+def look_at(path: Path) -> Look:
+    """The look of a picture's file. Raises DatasetError."""
+    return look_of(open_rgb(path))
+
+
+def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
+    """Indices (i, j), i < j, of pictures that look the same.
+
+    The bits find candidates fast and know nothing of colour, which a flat picture has nothing else than.
+    """
+    values: NDArray[numpy.uint64] = numpy.array([look.bits for look in looks], dtype=numpy.uint64)
+    for start in range(0, len(values), _BLOCK):
+        distance = numpy.bitwise_count(values[start : start + _BLOCK, None] ^ values[None, start:])
+        for row, column in zip(*numpy.nonzero(distance <= NEAR_BITS), strict=True):
+            i, j = start + int(row), start + int(column)
+            difference = looks[i].colours - looks[j].colours if i < j else None
+            if difference is not None and float((difference**2).mean()) <= NEAR_COLOUR**2:
+                yield i, j
+
+
+def twins(items: Sequence[MediaItem]) -> dict[Path, Reason]:
+    """By path: a reason for each picture whose near copy is described in other words."""
+    found: dict[Path, Reason] = {}
+    for i, j in near_pairs([look_at(item.path) for item in items]):
+        first, second = items[i], items[j]
+        if overlap(first.caption, second.caption) >= MIN_OVERLAP:
+            continue
+        for one, other in ((first, second), (second, first)):
+            text = f"{other.path.name} looks the same and says {other.caption!r}"
+            found.setdefault(one.path, Reason("twin_images", text))
+    return found

@@ -1,0 +1,282 @@
+"""From measured losses to a report: effects, how sure they are, flags. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import statistics as plain
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+
+from toolkit.evaluation.draws_layout import draws_of_levels
+from toolkit.evaluation.flags import (
+    Measurement,
+    Reason,
+    caption_copies,
+    hints,
+    measured_reasons,
+    text_reasons,
+)
+from toolkit.evaluation.report import (
+    BaseReport,
+    CurvePoint,
+    DatasetReport,
+    EditReport,
+    ImageReport,
+    Interval,
+    OtherCaption,
+    PointReport,
+    ReasonReport,
+)
+from toolkit.evaluation.statistics import (
+    Estimate,
+    Floats,
+    anytime_p,
+    bootstrap_interval,
+    conformal_p,
+    e_process,
+    estimate,
+    log_ratios,
+    q_values,
+    rank_among,
+    signed_rank_p,
+)
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.evaluate import Outcome
+
+NUM_CURVE_POINTS = 10
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of the data set beside the measurements.
+
+    name: path of an outcome in the report. noise_std: t -> standard deviation of the noise. tokens: caption ->
+    (its tokens, the most that can be read). stopping: draws were stopped by what they said. twins: reasons by
+    path for pictures that look the same.
+    """
+
+    name: Callable[[Outcome], str]
+    noise_std: Callable[[float], float]
+    dataset: str
+    rate: float = 0.1
+    trigger: str | None = None
+    tokens: Callable[[str], tuple[int, int]] | None = None
+    stopping: bool = False
+    captions: Sequence[str] = ()
+    twins: Mapping[Path, Reason] = field(default_factory=dict)
+
+
+def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport]:
+    """The report of every image, in the order given."""
+    reports = [_effects(outcome, context) for outcome in outcomes]
+    for report, q in zip(*_with_q(reports, lambda r: r.p_value), strict=True):
+        report.q_value = q
+    for report, q in zip(
+        *_with_q(reports, lambda r: r.best_other.p_value if r.best_other else None), strict=True
+    ):
+        assert report.best_other is not None
+        report.best_other.q_value = q
+    gains = [report.log_ratio.mean for report in reports if report.log_ratio is not None]
+    typical = plain.median(gains) if gains else 0.0
+    copies = caption_copies(context.captions)
+    for outcome, report in zip(outcomes, reports, strict=True):
+        reasons = _reasons(report, context, typical, copies[report.caption.casefold()])
+        if outcome.item.path in context.twins:
+            reasons.append(context.twins[outcome.item.path])
+        report.reasons = [ReasonReport(code=r.code, message=r.message) for r in reasons]
+        report.hints = [ReasonReport(code=r.code, message=r.message) for r in hints(report.caption)]
+        report.flagged = bool(reasons)
+    return reports
+
+
+def _with_q(
+    reports: Sequence[ImageReport], p_of: Callable[[ImageReport], float | None]
+) -> tuple[list[ImageReport], list[float]]:
+    tested = [report for report in reports if p_of(report) is not None]
+    return tested, q_values([p for p in map(p_of, tested) if p is not None])
+
+
+def interval(found: Estimate) -> Interval:
+    """An estimate as it stands in a report."""
+    finite = math.isfinite(found.se)
+    return Interval(
+        mean=found.mean,
+        se=found.se if finite else None,
+        low=found.low if finite else None,
+        high=found.high if finite else None,
+    )
+
+
+def _effects(outcome: Outcome, context: Context) -> ImageReport:
+    """Everything about one image that needs no other."""
+    item, units = outcome.item, draws_of_levels(outcome.num_draws)
+    own = outcome.of("own")
+    blank = outcome.of("blank") if "blank" in outcome.names else None
+    ablated = outcome.of("ablated") if "ablated" in outcome.names else None
+    report = ImageReport(
+        path=context.name(outcome),
+        dataset=context.dataset,
+        caption=item.caption,
+        sha256=item.sha256,
+        width=item.bucket.width,
+        height=item.bucket.height,
+        num_draws=outcome.num_draws,
+        loss=float(own.mean()),
+        loss_with_caption=float(own.mean()),
+        loss_with_blank=None if blank is None else float(blank.mean()),
+        loss_ablated=None if ablated is None else float(ablated.mean()),
+        draws=_points(outcome, context, own, blank, ablated),
+    )
+    against = ablated if ablated is not None else blank
+    if against is not None:
+        report.ablation_delta = float((against - own).mean())
+        report.ablation_delta_interval = interval(estimate(against - own, units))
+    if blank is not None and item.caption:
+        gains = log_ratios(blank, own)
+        report.log_ratio = interval(estimate(gains, units))
+        report.p_value = anytime_p(gains) if context.stopping else signed_rank_p(gains)
+        report.e_value = float(e_process(gains)[-1])
+    _compare_with_others(report, outcome, own)
+    _add_edits(report, outcome)
+    if outcome.base_losses is not None:
+        known = estimate(log_ratios(outcome.base_losses, own), units)
+        report.base = BaseReport(loss=float(outcome.base_losses.mean()), log_ratio=interval(known))
+    return report
+
+
+def _points(
+    outcome: Outcome, context: Context, own: Floats, blank: Floats | None, ablated: Floats | None
+) -> list[PointReport]:
+    return [
+        PointReport(
+            t=float(t),
+            noise_std=context.noise_std(float(t)),
+            loss_with_caption=float(own[i]),
+            loss_with_blank=None if blank is None else float(blank[i]),
+            loss_ablated=None if ablated is None else float(ablated[i]),
+        )
+        for i, t in enumerate(outcome.t)
+    ]
+
+
+def _compare_with_others(report: ImageReport, outcome: Outcome, own: Floats) -> None:
+    others = outcome.others
+    if not len(others) or not report.caption:
+        return
+    ratios = log_ratios(others, own[None])
+    means = ratios.mean(axis=1)
+    report.num_others = len(others)
+    report.rank = rank_among(0.0, [float(mean) for mean in means])
+    report.rank_p_value = conformal_p(report.rank, len(others))
+    best = int(means.argmin())
+    # Every other had its chance, so the best of them pays for all (Bonferroni).
+    p = min(1.0, len(others) * min(signed_rank_p(row) for row in ratios))
+    texts = [
+        text for name, text in zip(outcome.names, outcome.texts, strict=True) if name.startswith("other:")
+    ]
+    report.best_other = OtherCaption(
+        caption=texts[best] or "", log_ratio=float(means[best]), p_value=p, q_value=1.0
+    )
+
+
+def _add_edits(report: ImageReport, outcome: Outcome) -> None:
+    if outcome.edit_losses is None:
+        return
+    own = outcome.of("own")[: outcome.edit_losses.shape[1]]
+    ratios = log_ratios(outcome.edit_losses, own[None]).mean(axis=1)
+    report.edits = sorted(
+        (
+            EditReport(
+                part=edit.part,
+                replacement=edit.replacement,
+                caption=edit.caption,
+                log_ratio=float(ratio),
+            )
+            for edit, ratio in zip(outcome.edits, ratios, strict=True)
+        ),
+        key=lambda edit: edit.log_ratio,
+    )
+    swaps = [edit for edit in report.edits if edit.replacement is not None]
+    if swaps and swaps[0].log_ratio < 0:
+        report.suggestion = swaps[0]
+
+
+def _reasons(report: ImageReport, context: Context, typical: float, copies: int) -> list[Reason]:
+    reasons: list[Reason] = []
+    if (
+        report.log_ratio is not None
+        and report.log_ratio.high is not None
+        and report.log_ratio.low is not None
+    ):
+        best = report.best_other
+        found = Measurement(
+            log_gain=report.log_ratio.mean,
+            low=report.log_ratio.low,
+            high=report.log_ratio.high,
+            q_hurts=report.q_value,
+            q_other=best.q_value if best is not None and best.log_ratio < 0 else None,
+            best_other=best.caption if best is not None else None,
+        )
+        reasons += measured_reasons(found, typical_gain=typical, rate=context.rate)
+    num_tokens, max_tokens = context.tokens(report.caption) if context.tokens else (None, None)
+    report.num_tokens = num_tokens
+    if num_tokens is not None and max_tokens is not None:
+        report.tokens_lost = max(0, num_tokens - max_tokens)
+    return reasons + text_reasons(
+        report.caption,
+        trigger=context.trigger,
+        num_tokens=num_tokens,
+        max_tokens=max_tokens,
+        copies=copies,
+    )
+
+
+def dataset_report(path: str, num_images: int, images: Sequence[ImageReport], *, seed: int) -> DatasetReport:
+    """All images of a data set together."""
+    losses = [image.loss for image in images if image.loss is not None]
+    gains = [image.log_ratio.mean for image in images if image.log_ratio is not None]
+    base = [image.base.log_ratio.mean for image in images if image.base is not None]
+    ranks = [image.rank for image in images if image.rank is not None]
+    return DatasetReport(
+        path=path,
+        num_images=num_images,
+        num_measured=len(losses),
+        mean_loss=plain.fmean(losses) if losses else None,
+        median_loss=plain.median(losses) if losses else None,
+        log_ratio=interval(bootstrap_interval(gains, seed=seed)) if gains else None,
+        base_log_ratio=interval(bootstrap_interval(base, seed=seed)) if base else None,
+        share_helped=sum(gain > 0 for gain in gains) / len(gains) if gains else None,
+        retrieval_top1=sum(rank == 1 for rank in ranks) / len(ranks) if ranks else None,
+        num_flagged=sum(image.flagged for image in images),
+        reasons=dict(Counter(reason.code for image in images for reason in image.reasons)),
+        curve=curve(images),
+    )
+
+
+def curve(images: Sequence[ImageReport]) -> list[CurvePoint]:
+    """Mean losses in equal parts of the schedule; parts without draws are left out."""
+    points = [point for image in images for point in image.draws]
+    parts: dict[int, list[PointReport]] = {}
+    for point in points:
+        part = min(NUM_CURVE_POINTS - 1, int(point.t * NUM_CURVE_POINTS - 1e-9))
+        parts.setdefault(part, []).append(point)
+    return [_curve_point(parts[part]) for part in sorted(parts)]
+
+
+def _curve_point(points: Sequence[PointReport]) -> CurvePoint:
+    own = numpy.array([point.loss_with_caption for point in points])
+    blank = [point.loss_with_blank for point in points if point.loss_with_blank is not None]
+    known = len(blank) == len(points)
+    return CurvePoint(
+        t=plain.fmean(point.t for point in points),
+        num_draws=len(points),
+        loss_with_caption=float(own.mean()),
+        loss_with_blank=plain.fmean(blank) if known else None,
+        log_ratio=float(log_ratios(numpy.array(blank), own).mean()) if known else None,
+    )
