@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 EXIT_MODEL = 3  # as ai-toolkit's tool: the model cannot be loaded
 EPILOG = f"""exit codes: {EXIT_OK} the report is written; {EXIT_FAILURE} it could not be finished;
-{EXIT_USAGE} a mistake in the arguments or the data; {EXIT_MODEL} the model cannot be loaded; 130 interrupted, and
-the same command goes on from there"""
+{EXIT_USAGE} a mistake in the arguments or the data; {EXIT_MODEL} the model cannot be loaded;
+{EXIT_STOPPED} stopped early: the same command goes on from there"""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -241,12 +241,14 @@ class _Run:
             seed=settings.design.seed, samples_per_image=settings.num_draws,
             timestep_type=settings.design.timestep_type, t_range=settings.design.t_range,
             fixed_noise_std=settings.design.fixed_noise_std, caption_ablation=settings.ablation,
-            num_others=settings.num_others, target_se=settings.target_se, target_q=settings.target_q,
-            false_discovery_rate=request.rate, eval_resolution=request.resolution or 0,
+            num_others=settings.num_others,
+            target_se=settings.target_se, target_q=settings.target_q,
+            false_discovery_rate=request.rate,
+            eval_resolution=request.resolution or default_resolution(request.model),
             batch_size=settings.batch_size, dtype=str(request.dtype).removeprefix("torch."),
             device=str(request.device), design=self.design, num_draws=num_draws,
-            num_draws_full=self.num_images * settings.num_draws, num_forwards=self.num_forwards, started=started.isoformat(timespec="seconds"),
-            seconds=round(seconds, 3),
+            num_draws_full=self.num_images * settings.num_draws, num_forwards=self.num_forwards,
+            started=started.isoformat(timespec="seconds"), seconds=round(seconds, 3),
             versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         )  # fmt: skip
 

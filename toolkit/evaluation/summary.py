@@ -56,9 +56,9 @@ NUM_CURVE_POINTS = 10
 class Context:
     """What is known of the data set beside the measurements.
 
-    name: path of an outcome in the report. noise_std: t -> standard deviation of the noise. tokens: caption ->
-    (its tokens, the most that can be read). stopping: draws were stopped by what they said. twins: reasons by
-    path for pictures that look the same.
+    name: path of an outcome in the report. noise_std: t -> standard deviation of the noise. tokens: caption
+    -> (its tokens, the most that can be read). stopping: draws were stopped by what they said. twins: reasons
+    by path for pictures that look the same.
     """
 
     name: Callable[[Outcome], str]
