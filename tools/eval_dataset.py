@@ -200,6 +200,12 @@ def _run(options: argparse.Namespace) -> int:
     for dataset in report.datasets:
         _tell(dataset)
     print(f"report {request.report_path}")
+    if options.html:
+        from toolkit.evaluation.html_report import write_html
+
+        page = request.report_path.with_suffix(".html")
+        write_html(report, page)
+        print(f"page {page}")
     return EXIT_OK
 
 
