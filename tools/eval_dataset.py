@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING
 # As a file (`python tools/eval_dataset.py`) it finds its packages only from the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobStopped, UserError
+from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, JobStopped, UserError
 
 if TYPE_CHECKING:
     from toolkit.evaluation.report import DatasetReport
-    from toolkit.evaluation.service import EvalRequest
+    from toolkit.evaluation.request import EvalRequest
 
 EXIT_MODEL = 3  # as ai-toolkit's tool: the model cannot be loaded
+EXIT_INTERRUPTED = 130
 EPILOG = f"""exit codes: {EXIT_OK} the report is written; {EXIT_FAILURE} it could not be finished;
-{EXIT_USAGE} a mistake in the arguments or the data; {EXIT_MODEL} the model cannot be loaded;
-{EXIT_STOPPED} stopped early: the same command goes on from there"""
+{EXIT_USAGE} a mistake in the arguments or the data; {EXIT_MODEL} the model cannot be loaded or measured;
+{EXIT_INTERRUPTED} interrupted (Ctrl-C, SIGTERM): the same command goes on from there"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,37 +41,47 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    _add_what(parser.add_argument_group("what is measured").add_argument)
+    _add_how(parser.add_argument_group("how it is measured").add_argument)
+    _add_output(parser.add_argument_group("what is written").add_argument)
+    return parser
+
+
+def _add_what(add: Callable[..., object]) -> None:
     add(
         "--dataset-path",
         nargs="+",
-        metavar="FOLDER",
-        help="folder of pictures with captions; several may be given",
+        metavar="PATH",
+        help="folder of pictures with captions, or a .json or .jsonl list of them; several may be given",
     )
+    add("--caption-ext", default=".txt", help="extension of caption files")
+    add("--default-caption", help="caption of images without one")
+    add("--trigger-word", help="stands for [trigger] in captions; those without it are flagged")
+    add("--sample-fraction", type=float, default=1.0, help="share of the images to measure, in (0, 1]")
+    add("--max-samples", type=int, help="the most images to measure")
     add("--model", help="embedded model, folder, file or hub id")
     add(
         "--model-config-file",
         metavar="FILE",
         help="JSON with name_or_path, arch, vae_path, dtype instead of --model",
     )
-    add("--arch", default=None, help="architecture of the model (default sd15)")
-    add("--batch-size", type=int, default=1, help="images in one forward pass, each with all its captions")
-    add("--device", default="auto", help="cuda:0, mps, cpu or auto")
+    add("--arch", help="architecture of the model (default sd15)")
+    add("--lora", help="LoRA file on the model")
+    add("--lora-multiplier", type=float, default=1.0, help="its strength")
     add(
-        "--dtype",
-        default=None,
-        help="precision of the model: fp32, bf16, fp16 (default fp32 on a CPU, else bf16)",
+        "--apply-inference-lora",
+        action="store_true",
+        help="apply the inference_lora_path or lora_path of --model-config-file",
     )
-    add("--out-dir", type=Path, help="folder of the report (default output/eval/JOB_NAME)")
-    add("--job-name", default="dataset_eval", help="name of the report")
-    add("--step", type=int, default=0, help="number in the report's name, of the checkpoint it is about")
-    add("--sample-fraction", type=float, default=1.0, help="share of the images to measure, in (0, 1]")
-    add("--max-samples", type=int, help="the most images to measure")
+    add("--against-base", action="store_true", help="also measure without the LoRA: what did training gain?")
+
+
+def _add_how(add: Callable[..., object]) -> None:
     add(
         "--samples-per-image",
         type=int,
         default=16,
-        help="draws of noise for each image; fewer than 16 flag little",
+        help="draws of noise for each image (default 16); fewer flag little",
     )
     add(
         "--fixed-noise-std",
@@ -90,10 +101,18 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("LOW", "HIGH"),
         help="noise levels measured",
     )
-    add("--caption-ablation", default="none", choices=["none", "zero", "blank", "shuffle", "random"],
-        help="what stands in for the caption in ablation_delta (none: the empty caption)")  # fmt: skip
-    add("--caption-ablation-compare", action=argparse.BooleanOptionalAction, default=True,
-        help="also measure without the caption")  # fmt: skip
+    add(
+        "--caption-ablation",
+        default="none",
+        choices=["none", "zero", "blank", "shuffle", "random"],
+        help="what stands in for the caption in ablation_delta (none: the empty caption)",
+    )
+    add(
+        "--caption-ablation-compare",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also measure without the caption",
+    )
     add("--others", type=int, default=7, help="captions of other images to compare with; 0 for none")
     add(
         "--edits",
@@ -112,24 +131,32 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop an image when it is found at this false discovery rate, or cannot be",
     )
     add("--fdr", type=float, default=0.1, help="false discovery rate of the flags")
-    add("--lora", help="LoRA file on the model")
-    add("--lora-multiplier", type=float, default=1.0)
-    add("--apply-inference-lora", action="store_true", help=argparse.SUPPRESS)
-    add("--against-base", action="store_true", help="also measure without the LoRA: what did training gain?")
     add(
         "--eval-resolution",
         type=int,
         help="side in pixels whose area the images get (default 256, or the model's)",
     )
-    add("--caption-ext", default=".txt")
-    add("--default-caption", help="caption of images without one")
-    add("--trigger-word", help="flag captions without it")
+    add("--batch-size", type=int, default=1, help="images in one forward pass, each with all its captions")
+    add("--device", default="auto", help="cuda:0, mps, cpu or auto")
+    add("--dtype", help="precision of the model: fp32, bf16, fp16 (default fp32 on a CPU, else bf16)")
+    add("--seed", type=int, default=0, help="of all draws: equal seeds give equal numbers for an image")
+
+
+def _add_output(add: Callable[..., object]) -> None:
+    add("--out-dir", type=Path, help="folder of the report (default output/eval/JOB_NAME)")
+    add("--job-name", default="dataset_eval", help="name of the report")
+    add("--step", type=int, default=0, help="number in the report's name, of the checkpoint it is about")
+    add("--html", action="store_true", help="also write the report as one page to look at")
+    add(
+        "--normalize-loss",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also tell each loss relative to the mean of its data set, as loss_relative",
+    )
     add("--log-conditioning", action="store_true", help="write .eval_caption_cond_*.log into OUT_DIR")
     add("--debug-captions", action="store_true", help="write .eval_caption_debug_*.log into OUT_DIR")
-    add("--seed", type=int, default=0, help="of all draws: equal seeds give equal numbers for an image")
-    add("--html", action="store_true", help="also write the report as one page to look at")
+    add("--debug-noise", action="store_true", help="print the noise levels of every image")
     add("--schema", action="store_true", help="print the JSON Schema of reports and end")
-    return parser
 
 
 def request_of(options: argparse.Namespace) -> EvalRequest:
@@ -139,7 +166,7 @@ def request_of(options: argparse.Namespace) -> EvalRequest:
     values = vars(options)
     ablation = options.caption_ablation
     return make_request(
-        {key: value for key, value in values.items() if key not in ("schema", "html", "apply_inference_lora")}
+        {key: value for key, value in values.items() if key not in ("schema", "html")}
         | {"caption_ablation": "none" if ablation == "blank" else ablation}
         | ({"caption_ablation_compare": True} if ablation == "blank" else {})
     )
@@ -167,7 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_MODEL if isinstance(error, ModelError) else error.exit_code
     except JobStopped as stopped:
         sys.stderr.write(f"{stopped}\n")
-        return EXIT_STOPPED
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -176,26 +205,24 @@ def _run(options: argparse.Namespace) -> int:
     from toolkit.runs.commands import StopRequest
 
     request = request_of(options)
-    from toolkit.evaluation.service import Watcher, run_evaluation
+    from toolkit.evaluation.request import Watcher
+    from toolkit.evaluation.service import run_evaluation
 
     bars: dict[str, tqdm] = {}
 
-    def progress(stage: str) -> Callable[[int, int], None]:
-        def show(done: int, total: int) -> None:
-            bar = bars.get(stage) or bars.setdefault(stage, tqdm(total=total, desc=stage, unit="image"))
-            bar.total = total
-            bar.update(done - bar.n)
-            if done == total:
-                bar.close()
-
-        return show
+    def progress(what: str, done: int, total: int) -> None:
+        bar = bars.get(what)
+        if bar is None:
+            bar = bars[what] = tqdm(total=total, desc=what, unit="image")
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+            del bars[what]
 
     with StopRequest().install() as stop:
         report = run_evaluation(
             request,
-            Watcher(
-                say=lambda text: print(text, flush=True), progress=progress, should_stop=lambda: bool(stop)
-            ),
+            Watcher(say=lambda text: tqdm.write(text), progress=progress, should_stop=lambda: bool(stop)),
         )
     for dataset in report.datasets:
         _tell(dataset)

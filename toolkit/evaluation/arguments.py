@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.paths import OUTPUT_ROOT, resolve_path
 
 MODEL_KEYS = ("name_or_path", "arch", "vae_path", "dtype")
 # ai-toolkit's tool reads these too; they say nothing here, or only at their defaults.
 MODEL_KEYS_PASSED_OVER = ("low_vram", "quantize", "qtype", "vae_dtype", "te_dtype")
+LORA_KEYS = ("inference_lora_path", "lora_path")
 
 
 def make_request(values: Mapping[str, Any]) -> Any:
@@ -25,7 +27,7 @@ def make_request(values: Mapping[str, Any]) -> Any:
     from toolkit.accelerator import parse_dtype, pick_device
     from toolkit.evaluation.draws import TIMESTEP_TYPES, Design
     from toolkit.evaluation.evaluate import Settings
-    from toolkit.evaluation.service import EvalRequest
+    from toolkit.evaluation.request import EvalRequest
 
     if values["timestep_type"] not in TIMESTEP_TYPES:
         guess = did_you_mean(values["timestep_type"], TIMESTEP_TYPES)
@@ -43,7 +45,7 @@ def make_request(values: Mapping[str, Any]) -> Any:
         out_dir=Path(out_dir).expanduser(),
         job_name=values["job_name"],
         step=values["step"],
-        lora=values.get("lora"),
+        lora=values.get("lora") or model.get("lora"),
         lora_multiplier=values.get("lora_multiplier", 1.0),
         against_base=values.get("against_base", False),
         device=device,
@@ -70,7 +72,10 @@ def make_request(values: Mapping[str, Any]) -> Any:
         default_caption=values.get("default_caption"),
         trigger_word=values.get("trigger_word"),
         rate=values["fdr"],
-        edits=bool(values.get("edits") or values.get("suggest")),
+        edits=bool(values.get("edits")),
+        suggest=bool(values.get("suggest")),
+        relative_loss=values.get("normalize_loss", True),
+        debug_noise=bool(values.get("debug_noise")),
         debug_captions=values["debug_captions"],
         log_conditioning=values["log_conditioning"],
     )
@@ -110,8 +115,9 @@ def _wrong(values: Mapping[str, Any]) -> Iterator[Problem]:
     if values.get("lora") and not resolve_path(values["lora"]).is_file():
         yield _problem("lora", f"no such file: {values['lora']}")
     for path in values["dataset_path"]:
-        if not resolve_path(path).is_dir():
-            yield _problem("dataset_path", f"no such folder: {path}")
+        place = resolve_path(path)
+        if not place.is_dir() and not (is_list(place) and place.is_file()):
+            yield _problem("dataset_path", f"no such folder, nor a .json or .jsonl list: {path}")
 
 
 def _problem(key: str, message: str, remedy: str | None = None) -> Problem:
@@ -134,6 +140,10 @@ def _model(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
         for key, value in read.items():
             if key in MODEL_KEYS:
                 model[key] = value
+            elif key in LORA_KEYS:
+                # As in ai-toolkit's tool, a LoRA of the model is left out unless it is asked for.
+                if values.get("apply_inference_lora") and value:
+                    model["lora"] = value
             elif key not in MODEL_KEYS_PASSED_OVER or value not in (None, False, "", "qfloat8"):
                 known = ", ".join(MODEL_KEYS)
                 problems.append(Problem("eval.argument", f"unknown or unsupported key; known: {known}",

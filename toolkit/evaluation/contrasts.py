@@ -10,25 +10,56 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
+import numpy
+from numpy.typing import NDArray
+
 from toolkit.seeding import keyed_seed
 
 Ablation = Literal["none", "zero", "blank", "shuffle", "random"]
 ABLATIONS: tuple[str, ...] = get_args(Ablation)
 
 
-def other_captions(caption: str, pool: Sequence[str], *, seed: int, content: str, count: int) -> list[str]:
-    """`count` captions of other images, distinct and not the image's own; fewer if the pool has no more.
+class CaptionPool:
+    """The distinct captions of a whole data set, empty ones aside, from which those of others are chosen.
 
-    pool: the captions of the whole data set. Rendezvous hashing: a larger pool replaces few of them.
+    Rendezvous hashing: every image ranks all texts by a hash of both, so a larger pool replaces few of its
+    choices. Texts are hashed once; an image costs one pass over the hashes.
     """
-    candidates = {text for text in pool if text and text != caption}
-    return sorted(candidates, key=lambda text: (keyed_seed("eval-other", seed, content, text), text))[:count]
+
+    def __init__(self, captions: Iterable[str], *, seed: int) -> None:
+        self.texts = sorted({text for text in captions if text})
+        self._seed = seed
+        hashes = [keyed_seed("eval-caption", seed, text) for text in self.texts]
+        self._hashes: NDArray[numpy.uint64] = numpy.array(hashes, dtype=numpy.uint64)
+        self._places = {text: place for place, text in enumerate(self.texts)}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def others(self, caption: str, *, content: str, count: int) -> list[str]:
+        """`count` captions of other images, distinct and not the image's own; fewer if there are no more."""
+        own = self._places.get(caption)
+        count = min(count, len(self.texts) - (own is not None))
+        if count <= 0:
+            return []
+        key = numpy.uint64(keyed_seed("eval-other", self._seed, content))
+        ranks = _mixed(self._hashes ^ key)
+        if own is not None:
+            ranks[own] = numpy.iinfo(numpy.uint64).max
+        first = numpy.argpartition(ranks, count - 1)[:count]
+        return [self.texts[place] for place in first[numpy.argsort(ranks[first], kind="stable")]]
+
+    def shuffled(self, caption: str, *, content: str) -> str | None:
+        """The caption of some other image, or None if all have the same."""
+        found = self.others(caption, content=f"shuffle {content}", count=1)
+        return found[0] if found else None
 
 
-def shuffled_caption(caption: str, pool: Sequence[str], *, seed: int, content: str) -> str | None:
-    """The caption of some other image, or None if all have the same."""
-    found = other_captions(caption, pool, seed=seed, content=f"shuffle {content}", count=1)
-    return found[0] if found else None
+def _mixed(values: NDArray[numpy.uint64]) -> NDArray[numpy.uint64]:
+    """Numbers without any order left in them: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    values = (values ^ (values >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
+    return values ^ (values >> numpy.uint64(31))
 
 
 def in_sample(content: str, *, seed: int, fraction: float) -> bool:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from torch import Tensor
 
@@ -20,20 +19,12 @@ from toolkit.evaluation.evaluate import Outcome
 
 
 class DebugLogs:
-    """Context manager around an evaluation; opens only the files that were asked for."""
+    """The logs that were asked for, in a folder."""
 
     def __init__(self, folder: Path, *, captions: bool, conditioning: bool) -> None:
         now = int(time.time())
         self._debug = folder / f".eval_caption_debug_{now}.log" if captions else None
         self._conditioning = folder / f".eval_caption_cond_{now}.log" if conditioning else None
-
-    def __enter__(self) -> DebugLogs:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     @property
     def paths(self) -> list[Path]:
@@ -54,6 +45,13 @@ class DebugLogs:
             if path is not None:
                 with path.open("a", encoding="utf-8") as file:
                     file.writelines(f"{line}\n" for line in lines)
+
+
+def noise_lines(outcomes: Sequence[Outcome], noise_std: Callable[[float], float]) -> Iterator[str]:
+    """A line about the draws of every image. noise_std: t -> standard deviation of the noise."""
+    for outcome in outcomes:
+        levels = ", ".join(f"{t:.4g} ({noise_std(t):.3g})" for t in outcome.t.tolist())
+        yield f"[EVAL-DEBUG] {outcome.item.path.name}: t (standard deviation of the noise): {levels}"
 
 
 def _distance(embeds: Tensor, blank: Tensor) -> float | None:

@@ -7,11 +7,12 @@ between the same neighbours in other captions ("on a [navy] background": "light 
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from toolkit.seeding import keyed_seed
+from toolkit.seeding import keyed_random, keyed_seed
 
 START, END = "\x02", "\x03"
 MAX_WORDS = 2  # of a part of a sentence
@@ -55,7 +56,9 @@ class Vocabulary:
     """What the captions of a data set are made of: tags, and words by the neighbours they stand between."""
 
     tags: Counter[str] = field(default_factory=Counter)
+    heads: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     slots: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    _every: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, captions: Iterable[str]) -> Vocabulary:
@@ -67,7 +70,22 @@ class Vocabulary:
             else:
                 for left, phrase, right, _ in _phrases(caption):
                     made.slots[left, right][phrase] += 1
+        for tag in sorted(made.tags):
+            made.heads[tag.split()[-1].lower()].append(tag)
         return made
+
+    def other_tags(self, tag: str, present: Collection[str], draw: random.Random, count: int) -> list[str]:
+        """Tags that may stand for one: of the same last word ("red hair": "blue hair") first, then any."""
+        akin = [other for other in self.heads[tag.split()[-1].lower()] if other not in present]
+        found = akin if len(akin) <= count else draw.sample(akin, count)
+        every = self._sorted_tags()
+        rest = draw.sample(every, min(len(every), count + len(present) + len(found)))
+        return [*found, *(other for other in rest if other not in present and other not in found)][:count]
+
+    def _sorted_tags(self) -> list[str]:
+        if len(self._every) != len(self.tags):
+            self._every = sorted(self.tags)
+        return self._every
 
     def substitutes(self, left: str, phrase: str, right: str) -> list[str]:
         """What else stands between these neighbours, most frequent first.
@@ -125,16 +143,17 @@ def swap_one(
 ) -> list[Edit]:
     """The caption with each of its parts exchanged for up to `per_part` others of its kind.
 
-    Which ones is a function of (seed, content, the new text).
+    Which ones is a function of (seed, content, vocabulary).
     """
     if is_tag_list(caption):
         tags = tags_of(caption)
-        present = set(tags)
-        rest = [tag for tag in vocabulary.tags if tag not in present]
+        present = frozenset(tags)
         return [
             Edit(", ".join([*tags[:i], other, *tags[i + 1 :]]), tag, other)
             for i, tag in enumerate(tags)
-            for other in _chosen(rest, seed, content, tag, per_part)
+            for other in vocabulary.other_tags(
+                tag, present, keyed_random("eval-swap", seed, content, tag), per_part
+            )
         ]
     words, edits = _words(caption), []
     for left, phrase, right, (first, last) in _phrases(caption):

@@ -13,8 +13,6 @@ from torch import Tensor
 from toolkit.data.items import MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.tensor_store import TensorStore, make_key
-from toolkit.data.transforms import load_pixels
-from toolkit.errors import DatasetError, Problem
 from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning
 from toolkit.seeding import keyed_generator
@@ -55,24 +53,28 @@ class Encodings:
         self.num_latents = 0
         self.num_prompts = 0
 
-    @torch.no_grad()
     def latents(self, item: MediaItem) -> Tensor:
-        """(C, h, w) float32 on the CPU. Raises DatasetError if the picture cannot be read any more."""
+        """(C, h, w) float32 on the CPU. Raises DatasetError if the picture has changed or cannot be read."""
         found = self._latents.get(item)
-        if found is None:
-            pixels = load_pixels(item.path, item.bucket, item.placement, item.alpha_color)
-            found = self._model.encode_images(pixels[None].to(self._model.device))[0].float().cpu()
-            if not bool(torch.isfinite(found).all()):
-                reason = "the autoencoder turned it into latents that are not finite"
-                raise DatasetError(Problem("model.latents_not_finite", reason, file=str(item.path)))
-            self._latents.put(item, found)
-            self.num_latents += 1
+        if found is not None:
+            return found
+        self.num_latents += self._latents.fill(
+            [item], lambda pixels: self._model.encode_images(pixels.to(self._model.device))
+        )
+        found = self._latents.get(item)
+        assert found is not None
         return found
 
     def prompt(self, text: str) -> Conditioning:
         """The conditioning of a text, a batch of one on the CPU. Raises ModelError if it is too long."""
         made: Conditioning = self._recent.get(text, lambda: self._prompt(text))
         return made
+
+    @torch.no_grad()
+    def passing_prompt(self, text: str) -> Conditioning:
+        """The same for a text that is asked for once: encoded, and not kept."""
+        self.num_prompts += 1
+        return self._model.encode_prompts([text]).to("cpu")
 
     @torch.no_grad()
     def _prompt(self, text: str) -> Conditioning:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy
 
 from toolkit.data.items import MediaItem
-from toolkit.errors import JobStopped
-from toolkit.evaluation.contrasts import other_captions, shuffled_caption
+from toolkit.errors import JobStopped, ModelError, Problem
+from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
 from toolkit.evaluation.draws_layout import BLOCK, draws_of_levels
 from toolkit.evaluation.edits import Edit
@@ -52,6 +52,11 @@ class Settings:
     num_others: int = 7
     target_se: float | None = None
     target_q: float | None = None
+
+    def identity(self) -> list[object]:
+        """What the numbers depend on; not the batch size, which changes their last bits at most."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return [values[name] for name in values if name != "batch_size"]
 
     @property
     def stops_early(self) -> bool:
@@ -99,7 +104,7 @@ class Outcome:
         return log_ratios(self.of(BLANK), self.of(OWN))
 
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]  # (what is counted, done, total)
 
 
 class Switchable(Protocol):
@@ -116,7 +121,7 @@ def key_of(item: MediaItem) -> str:
 
 @dataclass
 class Evaluator:
-    """Measures images with one model. pool: every caption of the data set, also of images not measured.
+    """Measures images with one model. pool: the captions of the data set, also of images not measured.
 
     network: what can be switched off to measure the base model beside it.
     """
@@ -124,11 +129,11 @@ class Evaluator:
     model: Architecture
     encodings: Encodings
     settings: Settings
-    pool: Sequence[str]
+    pool: CaptionPool
     records: RecordFile
     network: Switchable | None = None
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
-    progress: Progress = lambda done, total: None
+    progress: Progress = lambda what, done, total: None
     should_stop: Callable[[], bool] = lambda: False
     num_forwards: int = 0
 
@@ -142,7 +147,7 @@ class Evaluator:
         if self.settings.stops_early:
             self._in_rounds(outcomes, known)
         else:
-            self._measure_stage(MAIN_STAGE, outcomes, range(self.settings.num_draws), known)
+            self._measure_stage("images", outcomes, range(self.settings.num_draws), known)
         if self.network is not None:
             self._measure_base(outcomes, known)
         if edits:
@@ -152,7 +157,7 @@ class Evaluator:
     # -- conditions --------------------------------------------------------------------------------------
 
     def _prepare(self, item: MediaItem) -> Outcome:
-        seed, content = self.settings.design.seed, content_of(item)
+        content = content_of(item)
         conditions: dict[str, str | None] = {OWN: item.caption}
         if self.settings.blank:
             conditions[BLANK] = ""
@@ -160,11 +165,8 @@ class Evaluator:
             conditions[ABLATED] = None
         elif self.settings.ablation == "shuffle":
             # Where all captions are one there is none to exchange it for.
-            conditions[ABLATED] = (
-                shuffled_caption(item.caption, self.pool, seed=seed, content=content) or item.caption
-            )
-        count = min(self.settings.num_others, len({text for text in self.pool if text}) - 1)
-        others = other_captions(item.caption, self.pool, seed=seed, content=content, count=max(0, count))
+            conditions[ABLATED] = self.pool.shuffled(item.caption, content=content) or item.caption
+        others = self.pool.others(item.caption, content=content, count=self.settings.num_others)
         conditions |= {f"{OTHER}{index}": text for index, text in enumerate(others)}
         empty = numpy.zeros((len(conditions), 0))
         return Outcome(
@@ -186,41 +188,37 @@ class Evaluator:
 
     # -- stages ------------------------------------------------------------------------------------------
 
-    def _chunks(self, outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
-        """Groups of one bucket and one number of conditions, at most batch_size each."""
-        kinds: dict[tuple[object, int], list[Outcome]] = {}
-        for outcome in outcomes:
-            kinds.setdefault((outcome.item.bucket, len(outcome.names)), []).append(outcome)
-        for group in kinds.values():
-            for start in range(0, len(group), self.settings.batch_size):
-                yield group[start : start + self.settings.batch_size]
-
     def _measure_stage(
         self,
-        stage: str,
+        what: str,
         outcomes: Sequence[Outcome],
         draws: range,
         known: Mapping[tuple[str, str, int], Record],
     ) -> None:
         """Measure all conditions of some images at some draws, or take them from the records."""
+        stage = MAIN_STAGE
         done, total = 0, len(outcomes)
-        for chunk in self._chunks(outcomes):
+        chunks = _groups(outcomes, lambda o: (o.item.bucket, len(o.names)), self.settings.batch_size)
+        for chunk in chunks:
             found = [known.get((stage, outcome.key, draws.start)) for outcome in chunk]
             if any(
                 record is None or len(record.t) != len(draws) or len(record.losses) != len(outcome.names)
                 for record, outcome in zip(found, chunk, strict=True)
             ):
-                self._check_stop(done, total)
-                found = self._measure_chunk(stage, chunk, draws)
+                self._check_stop(what, done, total)
+                found = self._measure_chunk(stage, chunk, draws, None)
             for outcome, record in zip(chunk, found, strict=True):
                 assert record is not None
                 outcome.losses = numpy.concatenate([outcome.losses, numpy.array(record.losses)], axis=1)
                 outcome.t = numpy.concatenate([outcome.t, numpy.array(record.t)])
             done += len(chunk)
-            self.progress(done, total)
+            self.progress(what, done, total)
 
-    def _measure_chunk(self, stage: str, chunk: Sequence[Outcome], draws: range) -> list[Record | None]:
-        subjects = [self._subject(outcome, outcome.names) for outcome in chunk]
+    def _measure_chunk(
+        self, stage: str, chunk: Sequence[Outcome], draws: range, names: Sequence[str] | None
+    ) -> list[Record | None]:
+        """Measure some images of one bucket, under the conditions named (None: all of theirs)."""
+        subjects = [self._subject(outcome, names or outcome.names) for outcome in chunk]
         measured = self._forward(subjects, draws)
         records = [
             Record(outcome.key, stage, draws.start, measured.losses[i].tolist(), measured.t[i].tolist())
@@ -231,14 +229,21 @@ class Evaluator:
 
     def _forward(self, subjects: Sequence[Subject], draws: Sequence[int]) -> Measured:
         self.num_forwards += len(draws) * sum(len(subject.conditions) for subject in subjects)
-        return measure(self.model, subjects, draws, self.settings.design, autocast=self.autocast)
+        measured = measure(self.model, subjects, draws, self.settings.design, autocast=self.autocast)
+        for subject, losses in zip(subjects, measured.losses, strict=True):
+            if not bool(losses.isfinite().all()):
+                reason = f"the model's predictions are not finite in {self.model.dtype}"
+                remedy = "measure in another precision: bf16 or fp32"
+                problem = Problem("eval.not_finite", reason, file=str(subject.item.path), remedy=remedy)
+                raise ModelError(problem)
+        return measured
 
     def _in_rounds(self, outcomes: Sequence[Outcome], known: Mapping[tuple[str, str, int], Record]) -> None:
         """A block of draws for every image, then for those whose answer is open, until none is."""
         still_open = list(outcomes)
         for start in range(0, self.settings.num_draws, BLOCK):
             stop = min(start + BLOCK, self.settings.num_draws)
-            self._measure_stage(MAIN_STAGE, still_open, range(start, stop), known)
+            self._measure_stage(f"images, draws {start + 1} to {stop}", still_open, range(start, stop), known)
             still_open = self._open(outcomes, still_open)
             if not still_open:
                 return
@@ -254,6 +259,8 @@ class Evaluator:
 
     def _settled(self, outcome: Outcome, num_images: int) -> bool:
         gains = outcome.gains()
+        if not outcome.item.caption:
+            return True  # its own caption is the empty one: there is no difference to find
         if self.settings.target_se is not None:
             known = estimate(gains, draws_of_levels(len(gains)))
             if known.se <= self.settings.target_se:
@@ -272,17 +279,24 @@ class Evaluator:
     ) -> None:
         """The own caption with the network switched off, on the draws that the image had with it."""
         assert self.network is not None
+        done, total, what = 0, len(outcomes), "images without the LoRA"
+        conditions = max([1, *(len(outcome.names) for outcome in outcomes)])
+        size = self.settings.batch_size * conditions
+        chunks = _groups(outcomes, lambda o: (o.item.bucket, o.num_draws), size)
         with self.network.enabled(False):
-            for outcome in outcomes:
-                record = known.get((BASE_STAGE, outcome.key, 0))
-                if record is None or len(record.t) != outcome.num_draws:
-                    self._check_stop(0, len(outcomes))
-                    measured = self._forward([self._subject(outcome, [OWN])], range(outcome.num_draws))
-                    record = Record(
-                        outcome.key, BASE_STAGE, 0, measured.losses[0].tolist(), measured.t[0].tolist()
-                    )
-                    self.records.append([record])
-                outcome.base_losses = numpy.array(record.losses[0])
+            for chunk in chunks:
+                found = [known.get((BASE_STAGE, outcome.key, 0)) for outcome in chunk]
+                if any(
+                    record is None or len(record.t) != outcome.num_draws
+                    for record, outcome in zip(found, chunk, strict=True)
+                ):
+                    self._check_stop(what, done, total)
+                    found = self._measure_chunk(BASE_STAGE, chunk, range(chunk[0].num_draws), [OWN])
+                for outcome, record in zip(chunk, found, strict=True):
+                    assert record is not None
+                    outcome.base_losses = numpy.array(record.losses[0])
+                done += len(chunk)
+                self.progress(what, done, total)
 
     def _measure_edits(
         self,
@@ -291,34 +305,43 @@ class Evaluator:
         known: Mapping[tuple[str, str, int], Record],
     ) -> None:
         """Each image's changed captions on its first draws."""
-        total = len(outcomes)
+        total, what = len(outcomes), "images, changed captions"
         for done, outcome in enumerate(outcomes, start=1):
             outcome.edits = list(edits.get(outcome.key, []))
-            if not outcome.edits:
-                continue
-            record = known.get((EDIT_STAGE, outcome.key, 0))
-            if record is None or len(record.losses) != len(outcome.edits):
-                self._check_stop(done - 1, total)
-                record = self._edited(outcome)
-                self.records.append([record])
-            outcome.edit_losses = numpy.array(record.losses)
-            self.progress(done, total)
+            if outcome.edits:
+                record = known.get((EDIT_STAGE, outcome.key, 0))
+                if record is None or len(record.losses) != len(outcome.edits):
+                    self._check_stop(what, done - 1, total)
+                    record = self._edited(outcome)
+                    self.records.append([record])
+                outcome.edit_losses = numpy.array(record.losses)
+            self.progress(what, done, total)
 
     def _edited(self, outcome: Outcome, num_draws: int = BLOCK) -> Record:
-        conditions = [self.encodings.prompt(edit.caption) for edit in outcome.edits]
         rows, t = [], []
         step = max(1, self.settings.batch_size * len(outcome.names))
-        for start in range(0, len(conditions), step):
-            subject = Subject(
-                outcome.item, self.encodings.latents(outcome.item), conditions[start : start + step]
-            )
+        latents = self.encodings.latents(outcome.item)
+        for start in range(0, len(outcome.edits), step):
+            # Nobody asks for these texts a second time, so they are not kept on disk.
+            texts = [edit.caption for edit in outcome.edits[start : start + step]]
+            subject = Subject(outcome.item, latents, [self.encodings.passing_prompt(text) for text in texts])
             measured = self._forward([subject], range(min(num_draws, outcome.num_draws)))
             rows += measured.losses[0].tolist()
             t = measured.t[0].tolist()
         return Record(outcome.key, EDIT_STAGE, 0, rows, t)
 
-    def _check_stop(self, done: int, total: int) -> None:
+    def _check_stop(self, what: str, done: int, total: int) -> None:
         if self.should_stop():
-            raise JobStopped(
-                f"stopped with {done} of {total} images measured; the same command goes on from there"
-            )
+            raise JobStopped(f"stopped after {done} of {total} {what}; the same command goes on from there")
+
+
+def _groups(
+    outcomes: Sequence[Outcome], kind: Callable[[Outcome], Hashable], size: int
+) -> Iterator[list[Outcome]]:
+    """Groups of at most `size` outcomes of one kind, in their order."""
+    kinds: dict[Hashable, list[Outcome]] = {}
+    for outcome in outcomes:
+        kinds.setdefault(kind(outcome), []).append(outcome)
+    for group in kinds.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]

@@ -1,14 +1,16 @@
 """What is wrong with a caption, by what was measured and by what can be read. Torch-free.
 
-A flag is a finding with evidence; a hint is only worth a look. Measured flags control the false discovery
-rate over the data set; what can be read (empty, too long, repeated) is a fact.
+A flag is a finding with evidence; a hint is only worth a look. "hurts" and "another fits better" control the
+false discovery rate over the data set; "does nothing" rests on the image's own 95 % interval; what can be
+read (empty, too long, repeated) is a fact.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # Share of the data set's typical gain below which a caption is said to do nothing.
@@ -78,7 +80,7 @@ def measured_reasons(found: Measurement, *, typical_gain: float, rate: float) ->
 
 def _percent(log_gain: float) -> str:
     """A log ratio as the share by which one loss is below the other."""
-    return f"{1 - 2.718281828459045 ** -abs(log_gain):.1%}"
+    return f"{1 - math.exp(-abs(log_gain)):.1%}"
 
 
 def _as_word(text: str, caption: str) -> bool:
@@ -94,7 +96,7 @@ def text_reasons(
     max_tokens: int | None = None,
     copies: int = 1,
 ) -> list[Reason]:
-    """The reasons that can be read off a caption. copies: images of the data set that share it."""
+    """The reasons that can be read off a caption. copies: images that share it without meaning to."""
     reasons = []
     if not caption.strip():
         return [Reason("caption_empty", FLAGS["caption_empty"])]
@@ -128,6 +130,12 @@ def hints(caption: str) -> list[Reason]:
 def caption_copies(captions: Sequence[str]) -> Counter[str]:
     """How many images have each caption; upper and lower case count alike."""
     return Counter(caption.casefold() for caption in captions if caption.strip())
+
+
+def shared_on_purpose(copies: Mapping[str, int]) -> bool:
+    """Whether one caption is meant for so many images: for three or more, and at least half of all."""
+    most = max(copies.values(), default=0)
+    return most >= 3 and 2 * most >= sum(copies.values())
 
 
 def overlap(first: str, second: str) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from toolkit.data.dataset_list import is_list
 from toolkit.data.image_files import open_rgb
 from toolkit.errors import DatasetError
 from toolkit.evaluation.flags import FLAGS, HINTS
@@ -24,6 +25,7 @@ from toolkit.paths import resolve_path
 THUMBNAIL = 112  # pixels of the longer side
 TEMPLATES = Path(__file__).parent / "templates"
 NUM_BARS = 24
+MAX_SHOWN = 1000  # images on the page; a browser bears no ten thousand pictures
 WIDTH, HEIGHT = 560.0, 180.0  # of a plot, in its own units
 
 
@@ -86,7 +88,8 @@ def render(report: Report) -> str:
     worst = sorted(report.images, key=badness)
     return environment.get_template("report.html").render(
         report=report,
-        images=[(image, thumbnail(image), scale.whisker(image)) for image in worst],
+        images=[(image, thumbnail(image), scale.whisker(image)) for image in worst[:MAX_SHOWN]],
+        num_left_out=max(0, len(worst) - MAX_SHOWN),
         plots=[(dataset, histogram(_of(report, dataset)), curves(dataset)) for dataset in report.datasets],
         flags=FLAGS | HINTS,
         width=WIDTH,
@@ -114,7 +117,8 @@ def signed(value: float) -> str:
 def thumbnail(image: ImageReport) -> str | None:
     """A small JPEG as a data URL, or None if the picture is gone. Small pictures are enlarged in blocks."""
     try:
-        picture = open_rgb(resolve_path(image.dataset) / image.path)
+        place = resolve_path(image.dataset)
+        picture = open_rgb((place.parent if is_list(place) else place) / image.path)
     except DatasetError:
         return None
     factor = THUMBNAIL / max(picture.size)

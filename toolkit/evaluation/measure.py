@@ -72,13 +72,13 @@ def measure(
     # Row b * A + a: image b under condition a.
     conditioning = concat([each for subject in subjects for each in subject.conditions]).to(device)
     items = tuple(subject.item for subject in subjects for _ in range(num_conditions))
+    told = model.condition_items(conditioning, Batch(items, ("",) * len(items), torch.ones(len(items))))
     losses, levels = [], []
     for draw in draws:
         batch = _drawn(model, subjects, draw, design)
         noised = noise_latents(model, batch, latents=latents)
         rows = _Rows(num_conditions)
         t = rows.of(noised.t)
-        told = model.condition_items(conditioning, Batch(items, ("",) * len(items), torch.ones(len(items))))
         with autocast():
             prediction = model.predict(rows.of(noised.noisy), t, told)
         errors = errors_of(model, prediction, rows.of(noised.target), t, criterion=criterion)

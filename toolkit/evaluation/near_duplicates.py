@@ -5,7 +5,9 @@ dHash: the picture in grey at 9 x 8; each bit says whether a place is brighter t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from toolkit.evaluation.flags import Reason, overlap
 NEAR_BITS = 4  # of 64: re-encoded or scaled copies differ by less
 NEAR_COLOUR = 6.0  # of 255: root mean square over an 8 x 8 thumbnail
 MIN_OVERLAP = 0.5  # of the words of two captions
-_BLOCK = 512
+_BLOCK = 512  # rows of the table of distances at once
+_PAIRS = 1 << 16  # candidates compared in colour at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +52,30 @@ def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
 
     The bits find candidates fast and know nothing of colour, which a flat picture has nothing else than.
     """
+    if not looks:
+        return
     values: NDArray[numpy.uint64] = numpy.array([look.bits for look in looks], dtype=numpy.uint64)
+    colours = numpy.stack([look.colours for look in looks])
     for start in range(0, len(values), _BLOCK):
         distance = numpy.bitwise_count(values[start : start + _BLOCK, None] ^ values[None, start:])
-        for row, column in zip(*numpy.nonzero(distance <= NEAR_BITS), strict=True):
-            i, j = start + int(row), start + int(column)
-            difference = looks[i].colours - looks[j].colours if i < j else None
-            if difference is not None and float((difference**2).mean()) <= NEAR_COLOUR**2:
-                yield i, j
+        rows, columns = numpy.nonzero(numpy.triu(distance <= NEAR_BITS, k=1))
+        for first in range(0, len(rows), _PAIRS):
+            i, j = rows[first : first + _PAIRS] + start, columns[first : first + _PAIRS] + start
+            near = ((colours[i] - colours[j]) ** 2).mean(axis=1) <= NEAR_COLOUR**2
+            yield from zip(i[near].tolist(), j[near].tolist(), strict=True)
+
+
+def look_at_all(paths: Sequence[Path]) -> list[Look]:
+    """The looks of pictures' files, in their order. Raises DatasetError."""
+    # Pillow decodes outside the interpreter lock.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(look_at, paths))
 
 
 def twins(items: Sequence[MediaItem]) -> dict[Path, Reason]:
     """By path: a reason for each picture whose near copy is described in other words."""
     found: dict[Path, Reason] = {}
-    for i, j in near_pairs([look_at(item.path) for item in items]):
+    for i, j in near_pairs(look_at_all([item.path for item in items])):
         first, second = items[i], items[j]
         if overlap(first.caption, second.caption) >= MIN_OVERLAP:
             continue

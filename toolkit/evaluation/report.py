@@ -87,6 +87,9 @@ class ImageReport(_Part):
     loss_with_caption: float | None
     loss_with_blank: float | None = None
     loss_ablated: float | None = Field(None, description="Under the condition of --caption-ablation.")
+    loss_relative: float | None = Field(
+        None, description="Loss / mean loss of the data set: 1 is usual. Not a measure of captions."
+    )
     ablation_delta: float | None = Field(
         None, description="Loss without the caption - loss with it: positive means that it helped."
     )
@@ -107,7 +110,15 @@ class ImageReport(_Part):
     best_other: OtherCaption | None = None
     draws: list[PointReport] = []
     edits: list[EditReport] = []
-    suggestion: EditReport | None = Field(None, description="The change that fits best, if it fits better.")
+    edit_contrast: float | None = Field(
+        None,
+        description="log ratio of the exchange that fits best: ranks captions by how likely a detail is "
+        "wrong; its sign says little, since for most right captions some exchange fits better too.",
+    )
+    suggestion: EditReport | None = Field(
+        None,
+        description="The exchange that fits best, if it fits better; only where suggestions were asked for.",
+    )
     base: BaseReport | None = None
     num_tokens: int | None = None
     tokens_lost: int = 0
@@ -152,7 +163,7 @@ class RunReport(_Part):
     step: int
     model: str
     arch: str
-    model_hash: str = Field(description="Of the autoencoder and the text encoders.")
+    model_hash: str = Field(description="Of the denoiser, the autoencoder and the text encoders.")
     lora: str | None = None
     lora_sha256: str | None = None
     seed: int
@@ -169,7 +180,10 @@ class RunReport(_Part):
     batch_size: int
     dtype: str
     device: str
-    design: str = Field(description="Hash of all that the numbers depend on: only equal ones compare.")
+    design: str = Field(
+        description="Hash of model, LoRA and settings: reports with an equal one repeat each other's "
+        "numbers. Draws depend on seed, timestep_type, t_range and fixed_noise_std alone."
+    )
     num_forwards: int = Field(description="Predictions made in this start.")
     num_draws: int = Field(description="Draws of all images together.")
     num_draws_full: int = Field(description="What they would have been without stopping early.")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[numpy.float64]
 
 CONFIDENCE = 0.95
+_NUMBERS_AT_ONCE = 1 << 20  # of a bootstrap's resamples
 # Bets of the e-process, in units of the differences' own size: it need not be known which suits.
 _BETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -104,6 +105,13 @@ def anytime_p(differences: Sequence[float] | Floats) -> float:
     return min(1.0, 1.0 / float(evidence.max())) if len(evidence) else 1.0
 
 
+def e_q_values(e_values: Sequence[float] | Floats) -> list[float]:
+    """Smallest false discovery rate at which e-BH rejects each: 1/e is a p-value, and e-BH is BH on it."""
+    values = numpy.asarray(e_values, dtype=numpy.float64)
+    tiny = numpy.finfo(numpy.float64).tiny
+    return q_values(numpy.minimum(1.0, 1.0 / numpy.maximum(values, tiny)))
+
+
 def e_bh(e_values: Sequence[float] | Floats, rate: float) -> list[bool]:
     """Which hypotheses e-BH rejects at a false discovery rate (Wang and Ramdas, arXiv:2009.02824).
 
@@ -151,7 +159,7 @@ def bootstrap_interval(values: Sequence[float] | Floats, *, seed: int = 0, resam
         return Estimate(mean, 0.0 if len(data) > 1 else math.inf, mean, mean)
     found = bootstrap(
         (data,), numpy.mean, n_resamples=resamples, confidence_level=CONFIDENCE, method="BCa",
-        rng=numpy.random.default_rng(seed),
+        rng=numpy.random.default_rng(seed), batch=max(1, _NUMBERS_AT_ONCE // len(data)),
     )  # fmt: skip
     low, high = (float(bound) for bound in found.confidence_interval)
     return Estimate(mean, float(found.standard_error), low, high)

@@ -19,6 +19,7 @@ from toolkit.evaluation.flags import (
     caption_copies,
     hints,
     measured_reasons,
+    shared_on_purpose,
     text_reasons,
 )
 from toolkit.evaluation.report import (
@@ -39,6 +40,7 @@ from toolkit.evaluation.statistics import (
     bootstrap_interval,
     conformal_p,
     e_process,
+    e_q_values,
     estimate,
     log_ratios,
     q_values,
@@ -58,7 +60,8 @@ class Context:
 
     name: path of an outcome in the report. noise_std: t -> standard deviation of the noise. tokens: caption
     -> (its tokens, the most that can be read). stopping: draws were stopped by what they said. twins: reasons
-    by path for pictures that look the same.
+    by path for pictures that look the same. suggest: name the exchange that fits best. relative: tell losses
+    also as shares of their mean.
     """
 
     name: Callable[[Outcome], str]
@@ -70,12 +73,18 @@ class Context:
     stopping: bool = False
     captions: Sequence[str] = ()
     twins: Mapping[Path, Reason] = field(default_factory=dict)
+    suggest: bool = False
+    relative: bool = True
 
 
 def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport]:
     """The report of every image, in the order given."""
     reports = [_effects(outcome, context) for outcome in outcomes]
-    for report, q in zip(*_with_q(reports, lambda r: r.p_value), strict=True):
+    # With stopping, e-BH: it holds however the evidence of one image decided on the draws of another.
+    tested = [report for report in reports if report.p_value is not None and report.e_value is not None]
+    p_values, e_values = [r.p_value or 0.0 for r in tested], [r.e_value or 0.0 for r in tested]
+    found = e_q_values(e_values) if context.stopping else q_values(p_values)
+    for report, q in zip(tested, found, strict=True):
         report.q_value = q
     for report, q in zip(
         *_with_q(reports, lambda r: r.best_other.p_value if r.best_other else None), strict=True
@@ -85,6 +94,9 @@ def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport
     gains = [report.log_ratio.mean for report in reports if report.log_ratio is not None]
     typical = plain.median(gains) if gains else 0.0
     copies = caption_copies(context.captions)
+    if shared_on_purpose(copies):
+        copies.clear()
+    mean = plain.fmean(report.loss or 0.0 for report in reports) if reports else 0.0
     for outcome, report in zip(outcomes, reports, strict=True):
         reasons = _reasons(report, context, typical, copies[report.caption.casefold()])
         if outcome.item.path in context.twins:
@@ -92,6 +104,8 @@ def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport
         report.reasons = [ReasonReport(code=r.code, message=r.message) for r in reasons]
         report.hints = [ReasonReport(code=r.code, message=r.message) for r in hints(report.caption)]
         report.flagged = bool(reasons)
+        if context.relative and mean > 0 and report.loss is not None:
+            report.loss_relative = report.loss / mean
     return reports
 
 
@@ -142,8 +156,8 @@ def _effects(outcome: Outcome, context: Context) -> ImageReport:
         report.log_ratio = interval(estimate(gains, units))
         report.p_value = anytime_p(gains) if context.stopping else signed_rank_p(gains)
         report.e_value = float(e_process(gains)[-1])
-    _compare_with_others(report, outcome, own)
-    _add_edits(report, outcome)
+    _compare_with_others(report, outcome, own, anytime_p if context.stopping else signed_rank_p)
+    _add_edits(report, outcome, suggest=context.suggest)
     if outcome.base_losses is not None:
         known = estimate(log_ratios(outcome.base_losses, own), units)
         report.base = BaseReport(loss=float(outcome.base_losses.mean()), log_ratio=interval(known))
@@ -165,7 +179,9 @@ def _points(
     ]
 
 
-def _compare_with_others(report: ImageReport, outcome: Outcome, own: Floats) -> None:
+def _compare_with_others(
+    report: ImageReport, outcome: Outcome, own: Floats, p_of: Callable[[Floats], float]
+) -> None:
     others = outcome.others
     if not len(others) or not report.caption:
         return
@@ -176,7 +192,7 @@ def _compare_with_others(report: ImageReport, outcome: Outcome, own: Floats) -> 
     report.rank_p_value = conformal_p(report.rank, len(others))
     best = int(means.argmin())
     # Every other had its chance, so the best of them pays for all (Bonferroni).
-    p = min(1.0, len(others) * min(signed_rank_p(row) for row in ratios))
+    p = min(1.0, len(others) * min(p_of(row) for row in ratios))
     texts = [
         text for name, text in zip(outcome.names, outcome.texts, strict=True) if name.startswith("other:")
     ]
@@ -185,7 +201,7 @@ def _compare_with_others(report: ImageReport, outcome: Outcome, own: Floats) -> 
     )
 
 
-def _add_edits(report: ImageReport, outcome: Outcome) -> None:
+def _add_edits(report: ImageReport, outcome: Outcome, *, suggest: bool) -> None:
     if outcome.edit_losses is None:
         return
     own = outcome.of("own")[: outcome.edit_losses.shape[1]]
@@ -203,8 +219,9 @@ def _add_edits(report: ImageReport, outcome: Outcome) -> None:
         key=lambda edit: edit.log_ratio,
     )
     swaps = [edit for edit in report.edits if edit.replacement is not None]
-    if swaps and swaps[0].log_ratio < 0:
-        report.suggestion = swaps[0]
+    if swaps:
+        report.edit_contrast = swaps[0].log_ratio
+        report.suggestion = swaps[0] if suggest and swaps[0].log_ratio < 0 else None
 
 
 def _reasons(report: ImageReport, context: Context, typical: float, copies: int) -> list[Reason]:
