@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, JobStopped, UserError
 
 if TYPE_CHECKING:
-    from toolkit.evaluation.report import DatasetReport
     from toolkit.evaluation.request import EvalRequest
 
 EXIT_MODEL = 3  # as ai-toolkit's tool: the model cannot be loaded
@@ -128,7 +126,7 @@ def _add_how(add: Callable[..., object]) -> None:
     add(
         "--target-q",
         type=float,
-        help="stop an image when it is found at this false discovery rate, or cannot be",
+        help="stop an image when it is found at this false discovery rate, or found to help",
     )
     add("--fdr", type=float, default=0.1, help="false discovery rate of the flags")
     add(
@@ -163,13 +161,7 @@ def request_of(options: argparse.Namespace) -> EvalRequest:
     """The evaluation that the arguments ask for. Raises ConfigError with everything that is wrong."""
     from toolkit.evaluation.arguments import make_request
 
-    values = vars(options)
-    ablation = options.caption_ablation
-    return make_request(
-        {key: value for key, value in values.items() if key not in ("schema", "html")}
-        | {"caption_ablation": "none" if ablation == "blank" else ablation}
-        | ({"caption_ablation_compare": True} if ablation == "blank" else {})
-    )
+    return make_request({key: value for key, value in vars(options).items() if key not in ("schema", "html")})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,6 +199,7 @@ def _run(options: argparse.Namespace) -> int:
     request = request_of(options)
     from toolkit.evaluation.request import Watcher
     from toolkit.evaluation.service import run_evaluation
+    from toolkit.evaluation.summary import summary_lines
 
     bars: dict[str, tqdm] = {}
 
@@ -224,8 +217,8 @@ def _run(options: argparse.Namespace) -> int:
             request,
             Watcher(say=lambda text: tqdm.write(text), progress=progress, should_stop=lambda: bool(stop)),
         )
-    for dataset in report.datasets:
-        _tell(dataset)
+    for line in summary_lines(report):
+        print(line)
     print(f"report {request.report_path}")
     if options.html:
         from toolkit.evaluation.html_report import write_html
@@ -234,17 +227,6 @@ def _run(options: argparse.Namespace) -> int:
         write_html(report, page)
         print(f"page {page}")
     return EXIT_OK
-
-
-def _tell(dataset: DatasetReport) -> None:
-    """A data set's results in a few lines."""
-    mean = "nothing measured" if dataset.mean_loss is None else f"mean loss: {dataset.mean_loss:.4f}"
-    print(f"{dataset.path}: total examples: {dataset.num_measured}, {mean}")
-    if dataset.log_ratio is not None and dataset.share_helped is not None:
-        lower = 1 - math.exp(-dataset.log_ratio.mean)
-        print(f"  captions lower the loss by {lower:.1%} and help {dataset.share_helped:.0%} of the images")
-    reasons = "".join(f", {code} {count}" for code, count in dataset.reasons.items())
-    print(f"  flagged captions: {dataset.num_flagged}{reasons}")
 
 
 if __name__ == "__main__":

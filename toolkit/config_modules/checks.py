@@ -25,7 +25,9 @@ from toolkit.config_modules.picture_checks import check_pictures, unread_by_pict
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
+    EvalProcess,
     GenerateProcess,
+    RunProcess,
     SliderProcess,
     TrainProcess,
     VaeProcess,
@@ -78,7 +80,7 @@ def _finding(location: Location, code: str, message: str, remedy: str | None = N
 def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
     yield from check_architecture(process)
-    if not isinstance(process, GenerateProcess):
+    if isinstance(process, RunProcess):
         yield from check_loop(process.train)
         yield from check_pictures(process)
     if isinstance(process, DiffusionProcess):
@@ -99,6 +101,11 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
             yield from _check_file(source, ("sample", "sources", index))
     elif isinstance(process, GenerateProcess):
         yield from _check_generate(process.generate)
+    elif isinstance(process, EvalProcess):
+        for index, folder in enumerate(process.eval.dataset_path):
+            yield from _check_folder(folder, ("eval", "dataset_path", index))
+        if process.eval.lora is not None:
+            yield from _check_file(process.eval.lora, ("eval", "lora"))
 
 
 def check_objective(objective_name: str, section: DiffusionProcess) -> None:

@@ -19,6 +19,8 @@ LORA_KEYS = ("inference_lora_path", "lora_path")
 
 def make_request(values: Mapping[str, Any]) -> Any:
     """An EvalRequest. Keys as in tools.eval_dataset. Raises ConfigError."""
+    if values["caption_ablation"] == "blank":  # what the comparison with no caption measures anyway
+        values = {**values, "caption_ablation": "none", "caption_ablation_compare": True}
     problems = list(_wrong(values))
     model = _model(values, problems)
     if problems:

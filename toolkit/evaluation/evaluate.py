@@ -41,7 +41,8 @@ class Settings:
 
     num_draws: draws of each image, the most where a target is set. ablation, blank: the conditions beside the
     own caption. num_others: captions of other images. target_se: stop an image when the standard error of
-    its mean log ratio is this small; target_q: when it is found at this false discovery rate, or cannot be.
+    its mean log ratio is this small; target_q: when it is found to hurt at this false
+    discovery rate, or to help.
     """
 
     design: Design = field(default_factory=Design)
@@ -255,9 +256,9 @@ class Evaluator:
             evidence = [float(e_process(outcome.gains())[-1]) for outcome in outcomes]
             rejected = e_bh(evidence, self.settings.target_q)
             found = {id(outcome) for outcome, yes in zip(outcomes, rejected, strict=True) if yes}
-        return [o for o in candidates if id(o) not in found and not self._settled(o, len(outcomes))]
+        return [o for o in candidates if id(o) not in found and not self._settled(o)]
 
-    def _settled(self, outcome: Outcome, num_images: int) -> bool:
+    def _settled(self, outcome: Outcome) -> bool:
         gains = outcome.gains()
         if not outcome.item.caption:
             return True  # its own caption is the empty one: there is no difference to find
@@ -267,7 +268,10 @@ class Evaluator:
                 return True
         if self.settings.target_q is None:
             return False
-        # The rest of the draws at most doubles the evidence each time; if that cannot suffice, stop.
+        # It is as sure to help as it would have to be to hurt; or the rest of the draws, which at most double
+        # the evidence each time, cannot suffice any more. Any reason to stop leaves the evidence valid.
+        if float(e_process(-gains)[-1]) >= 1 / self.settings.target_q:
+            return True
         left = self.settings.num_draws - len(gains)
         reachable = math.log(max(float(e_process(gains)[-1]), 1e-300)) + left * math.log(2)
         return reachable < math.log(1 / self.settings.target_q)

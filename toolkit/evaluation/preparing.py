@@ -13,7 +13,7 @@ from toolkit.data.captions import insert_trigger, normalize_extension
 from toolkit.data.dataset_list import is_list
 from toolkit.data.items import MediaItem
 from toolkit.data.scan import scan_dataset
-from toolkit.errors import ConfigError, DatasetError, Problem
+from toolkit.errors import ConfigError, DatasetError, JobStopped, Problem
 from toolkit.evaluation.contrasts import sampled
 from toolkit.evaluation.edits import Edit, Vocabulary, leave_one_out, swap_one
 from toolkit.evaluation.evaluate import key_of
@@ -76,6 +76,12 @@ def scan(request: EvalRequest, watcher: Watcher) -> list[Dataset]:
     multiple = size_multiple(resolve_model(request.model), find_architecture(request.arch))
     resolution = request.resolution or default_resolution(request.model)
     datasets, problems = [], []
+
+    def verified(done: int, total: int) -> None:
+        watcher.progress("pictures verified", done, total)
+        if watcher.should_stop():
+            raise JobStopped("stopped before anything was measured")
+
     for index, path in enumerate(request.dataset_paths):
         place = resolve_path(path)
         result = scan_dataset(
@@ -85,7 +91,7 @@ def scan(request: EvalRequest, watcher: Watcher) -> list[Dataset]:
             size_multiple=multiple,
             caption_ext=normalize_extension(request.caption_ext),
             default_caption=request.default_caption,
-            progress=lambda done, total: watcher.progress("pictures verified", done, total),
+            progress=verified,
         )
         problems += result.problems
         for note in result.notes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class RecordFile:
     def load(self) -> list[Record]:
         """The records of this design that were written whole; those of another are set aside."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
         rows = [row for row in map(_parse, lines) if row is not None]
@@ -50,11 +50,12 @@ class RecordFile:
             self.path.replace(aside)
             self.notes.append(f"{self.path.name} holds measurements of other settings; moved to {aside.name}")
             return []
-        return [Record(row["key"], row["stage"], row["first"], row["losses"], row["t"]) for row in rows[1:]]
+        names = [each.name for each in fields(Record)]
+        return [Record(*(row[name] for name in names)) for row in rows[1:] if all(n in row for n in names)]
 
     def append(self, records: Iterable[Record]) -> None:
         """Add records, on disk when this returns."""
-        text = "".join(json.dumps(_as_row(record), separators=(",", ":")) + "\n" for record in records)
+        text = "".join(json.dumps(asdict(record), separators=(",", ":")) + "\n" for record in records)
         try:
             if not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,16 +83,6 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _as_row(record: Record) -> dict[str, Any]:
-    return {
-        "key": record.key,
-        "stage": record.stage,
-        "first": record.first,
-        "losses": record.losses,
-        "t": record.t,
-    }
 
 
 def _parse(line: str) -> dict[str, Any] | None:

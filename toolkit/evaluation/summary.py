@@ -32,6 +32,7 @@ from toolkit.evaluation.report import (
     OtherCaption,
     PointReport,
     ReasonReport,
+    Report,
 )
 from toolkit.evaluation.statistics import (
     Estimate,
@@ -274,6 +275,24 @@ def dataset_report(path: str, num_images: int, images: Sequence[ImageReport], *,
         reasons=dict(Counter(reason.code for image in images for reason in image.reasons)),
         curve=curve(images),
     )
+
+
+def summary_lines(report: Report) -> list[str]:
+    """A report in a few lines."""
+    lines = []
+    for dataset in report.datasets:
+        mean = "nothing measured" if dataset.mean_loss is None else f"mean loss: {dataset.mean_loss:.4f}"
+        lines.append(f"{dataset.path}: total examples: {dataset.num_measured}, {mean}")
+        if dataset.log_ratio is not None and dataset.share_helped is not None:
+            lower = 1 - math.exp(-dataset.log_ratio.mean)
+            helped = f"help {dataset.share_helped:.0%} of the images"
+            lines.append(f"  captions lower the loss by {lower:.1%} and {helped}")
+        reasons = "".join(f", {code} {count}" for code, count in dataset.reasons.items())
+        lines.append(f"  flagged captions: {dataset.num_flagged}{reasons}")
+    spent, full = report.run.num_draws, report.run.num_draws_full
+    if spent < full:
+        lines.append(f"stopping early spent {spent} of {full} draws")
+    return [*lines, *(f"note: {note}" for note in report.notes)]
 
 
 def curve(images: Sequence[ImageReport]) -> list[CurvePoint]:
