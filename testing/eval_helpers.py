@@ -44,7 +44,7 @@ def item_of(image: Image.Image, caption: str, name: str = "0.png") -> MediaItem:
 
 @dataclass(frozen=True)
 class Planted:
-    """Drawings with some wrong captions. kinds: "" right, WHOLE for another's, ONE for one wrong attribute."""
+    """Drawings with some wrong captions. kinds: "" right, WHOLE another's, ONE one attribute wrong."""
 
     drawings: list[Drawing]
     texts: list[str]

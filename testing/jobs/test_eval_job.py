@@ -51,7 +51,8 @@ def test_a_job_leaves_a_run_folder_with_the_tools_report(tmp_path, drawings):
     assert {"config.yaml", "log.txt", "measured_000000250.html"} <= {path.name for path in folder.iterdir()}
     assert "total examples: 5" in (folder / "log.txt").read_text(encoding="utf-8")
     assert not (folder / "run.lock").exists()
-    options = ["--dataset-path", str(drawings), "--model", "tiny-sd", "--device", "cpu", "--samples-per-image", "2",
+    options = ["--dataset-path", str(drawings), "--model", "tiny-sd", "--device", "cpu",
+               "--samples-per-image", "2",
                "--others", "1", "--batch-size", "2", "--step", "250", "--job-name", "measured",
                "--out-dir", str(tmp_path / "tool")]  # fmt: skip
     assert eval_dataset.main(options) == 0

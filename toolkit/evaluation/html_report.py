@@ -5,21 +5,19 @@ Images come with the worst caption first. Plots are drawn as SVG by the template
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 from toolkit.data.dataset_list import is_list
 from toolkit.data.image_files import open_rgb
 from toolkit.errors import DatasetError
 from toolkit.evaluation.flags import FLAGS, HINTS
 from toolkit.evaluation.report import DatasetReport, ImageReport, Report
+from toolkit.evaluation.thumbnails import data_url
 from toolkit.paths import resolve_path
 
 THUMBNAIL = 112  # pixels of the longer side
@@ -115,18 +113,13 @@ def signed(value: float) -> str:
 
 
 def thumbnail(image: ImageReport) -> str | None:
-    """A small JPEG as a data URL, or None if the picture is gone. Small pictures are enlarged in blocks."""
+    """A small JPEG as a data URL, or None if the picture is gone."""
     try:
         place = resolve_path(image.dataset)
         picture = open_rgb((place.parent if is_list(place) else place) / image.path)
     except DatasetError:
         return None
-    factor = THUMBNAIL / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    resample = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
-    data = BytesIO()
-    picture.resize(size, resample).save(data, "JPEG", quality=80, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return data_url(picture, THUMBNAIL)
 
 
 @dataclass(frozen=True, slots=True)

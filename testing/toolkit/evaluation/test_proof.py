@@ -1,8 +1,8 @@
 """Wrong captions are found: planted ones, on the embedded model and drawings that it never saw.
 
-Means over five seeds, 10 % of the captions swapped whole (three attributes or more differ), 10 % with one wrong
-attribute. The unpaired arm of the same run, own and empty caption each with noise and levels of their own, is
-what an evaluation without shared noise would see.
+Means over five seeds, 10 % of the captions swapped whole (three attributes or more differ), 10 % with one
+wrong attribute. The unpaired arm of the same run, own and empty caption each with noise and levels of their
+own, is what an evaluation without shared noise would see.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Run:
         return losses(lambda item: "", 1) - losses(lambda item: item.caption, 2)
 
     def flags(self, outcomes: list[Outcome]) -> Figures:
-        """Captions found to hurt at a false discovery rate of 0.1: how many wrongly, and how many of the swapped."""
+        """Captions found to hurt at a false discovery rate of 0.1: how many wrongly; how many swapped."""
         context = Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset="d", rate=0.1)
         images = summarise(outcomes, context)
         hurts = numpy.array([image.q_value <= 0.1 for image in images])
@@ -130,7 +130,7 @@ class Run:
         return {"top-1 of 8, 2 pairs": numpy.mean([image.rank == 1 for image in summarise(right, context)])}
 
     def edit_contrast(self) -> Figures:
-        """Own caption against each exchange of one of its words, four draws: captions with one wrong, and right."""
+        """Own caption against each exchange of one of its words, four draws: one wrong, and right ones."""
         ones = [item for item, kind in zip(self.items, self.kinds, strict=True) if kind == ONE]
         right = [item for item, kind in zip(self.items, self.kinds, strict=True) if not kind][:18]
         edits = edits_of([*ones, *right], self.planted.texts, seed=self.seed, fits=lambda text: True)
@@ -193,7 +193,8 @@ def test_fifty_steps_of_fine_tuning_show_on_what_was_trained(tmp_path):
     file = tmp_path / "job.yml"
     file.write_text(yaml.safe_dump({"job": "train", "config": {"name": "lora", "process": [process]}}))
     run_job(load_job(file))
-    options = ["--dataset-path", str(trained), str(held_out), "--model", "tiny-sd", "--device", "cpu", "--others", "0",
+    options = ["--dataset-path", str(trained), str(held_out), "--model", "tiny-sd", "--device", "cpu",
+               "--others", "0",
                "--samples-per-image", "8", "--batch-size", "8", "--against-base", "--lora",
                str(tmp_path / "lora" / "lora.safetensors"), "--out-dir", str(tmp_path / "eval")]  # fmt: skip
     assert eval_dataset.main(options) == 0
