@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy
 import torch
+from numpy.typing import NDArray
 
 from testing.eval_helpers import unseen, write
 from toolkit.data.items import MediaItem
 from toolkit.data.scan import scan_dataset
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
-from toolkit.evaluation.draws_layout import draws_of_levels
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.evaluate import Evaluator, Outcome, Settings
 from toolkit.evaluation.measure import Subject, measure
@@ -39,6 +39,7 @@ from toolkit.model_utils import load_model_for_inference
 from toolkit.models.base import Architecture
 from toolkit.prompt_utils import concat
 
+Values = NDArray[numpy.float64]
 BATCH = 4
 OTHERS = 7
 DRAWS = 16
@@ -81,11 +82,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def cost(model: Architecture, folder: Path, *, num_images: int, num_draws: int, rounds: int) -> dict[str, float]:
+def cost(
+    model: Architecture, folder: Path, *, num_images: int, num_draws: int, rounds: int
+) -> dict[str, float]:
     """Ratios of the evaluation, and of the bare loop, to the bare loop."""
     items, encodings = prepared(folder, num_images), Encodings(model, None)
     for item in items:
-        encodings.latents(item), encodings.prompt(item.caption)
+        encodings.latents(item)
+        encodings.prompt(item.caption)
 
     def loop() -> None:
         bare(model, items, encodings, num_draws)
@@ -98,38 +102,47 @@ def cost(model: Architecture, folder: Path, *, num_images: int, num_draws: int, 
         second = cpu_seconds(loop)
         ratios.append(2 * whole / (first + second))
         control.append(second / first)
-    return {"cost": statistics.median(ratios), "cost_best": min(ratios), "control": statistics.median(control)}
+    return {
+        "cost": statistics.median(ratios),
+        "cost_best": min(ratios),
+        "control": statistics.median(control),
+    }
+
+
+def losses(
+    model: Architecture, encodings: Encodings, rows: Sequence[tuple[MediaItem, list[str]]], design: Design,
+    draws: Sequence[int],
+) -> Values:  # fmt: skip
+    """The losses (B, A, D) of some pictures under the texts beside each."""
+    subjects = [
+        Subject(item, encodings.latents(item), [encodings.prompt(text) for text in texts])
+        for item, texts in rows
+    ]
+    found: Values = measure(model, subjects, draws, design).losses.double().numpy()
+    return found
 
 
 def saving(model: Architecture, folder: Path, *, num_images: int, num_draws: int) -> dict[str, float]:
-    """Variances of an image's mean difference, from shared and stratified draws and from unpaired ones."""
+    """Variance of an image's mean difference from unpaired draws, over that from shared, stratified ones."""
     items, encodings = prepared(folder, num_images), Encodings(model, None)
-    units = draws_of_levels(num_draws)
     shared, unpaired = [], []
     for start in range(0, num_images, BATCH):
         chunk = items[start : start + BATCH]
-
-        def losses(texts: Sequence[Sequence[str]], design: Design, draws: Sequence[int], chunk=chunk) -> numpy.ndarray:  # type: ignore[no-untyped-def, type-arg]
-            subjects = [
-                Subject(item, encodings.latents(item), [encodings.prompt(text) for text in each])
-                for item, each in zip(chunk, texts, strict=True)
-            ]
-            return measure(model, subjects, draws, design).losses.double().numpy()
-
+        both = [(item, [item.caption, ""]) for item in chunk]
+        own, blank = [(item, [item.caption]) for item in chunk], [(item, [""]) for item in chunk]
         # The variance of the mean over the whole design, by repeating it under other seeds.
         means = []
         for seed in range(4):
-            both = losses([(item.caption, "") for item in chunk], Design(seed=seed), range(num_draws))
-            means.append((both[:, 1] - both[:, 0]).mean(axis=-1))
+            found = losses(model, encodings, both, Design(seed=seed), range(num_draws))
+            means.append((found[:, 1] - found[:, 0]).mean(axis=-1))
         shared.append(numpy.var(means, axis=0, ddof=1))
         apart = []
         for draw in range(num_draws):
-            own = losses([(item.caption,) for item in chunk], Design(seed=1000 + draw), [0])[:, 0, 0]
-            blank = losses([("",) for _ in chunk], Design(seed=2000 + draw), [0])[:, 0, 0]
-            apart.append(blank - own)
+            first = losses(model, encodings, own, Design(seed=1000 + draw), [0])
+            second = losses(model, encodings, blank, Design(seed=2000 + draw), [0])
+            apart.append((second - first)[:, 0, 0])
         unpaired.append(numpy.var(apart, axis=0, ddof=1) / num_draws)
-    ratio = float(numpy.concatenate(unpaired).mean() / numpy.concatenate(shared).mean())
-    return {"saving": ratio, "independent_levels": float(len(units))}
+    return {"saving": float(numpy.concatenate(unpaired).mean() / numpy.concatenate(shared).mean())}
 
 
 def memory(model: Architecture, folder: Path, *, num_images: int) -> dict[str, float]:
@@ -144,17 +157,23 @@ def memory(model: Architecture, folder: Path, *, num_images: int) -> dict[str, f
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few images and rounds, for a look and for the tests")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few images and rounds, for a look and for the tests"
+    )
     quick = parser.parse_args(argv).quick
     torch.set_num_threads(1)
     model = load_model_for_inference("tiny-sd").architecture
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = cost(model, folder / "cost", num_images=4 if quick else 8, num_draws=4 if quick else DRAWS,
-                     rounds=3 if quick else 9)  # fmt: skip
-        found |= saving(model, folder / "saving", num_images=4 if quick else 24, num_draws=8 if quick else DRAWS)
-        if not quick:
+        if quick:
+            found = cost(model, folder / "cost", num_images=4, num_draws=4, rounds=3)
+            found |= saving(model, folder / "saving", num_images=4, num_draws=8)
+        else:
+            found = cost(model, folder / "cost", num_images=8, num_draws=DRAWS, rounds=9)
+            found |= saving(model, folder / "saving", num_images=24, num_draws=DRAWS)
             found |= memory(model, folder / "memory", num_images=600)
     sys.stdout.write(json.dumps({name: round(value, 3) for name, value in found.items()}) + "\n")
     return 0

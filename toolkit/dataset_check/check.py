@@ -102,6 +102,11 @@ def check_dataset(
     )
 
 
+def _odd(kind: str, message: str) -> Finding:
+    """Something about a picture that a training would take, and its reader might not want."""
+    return Finding(code=kind, message=message)
+
+
 def _name(path: Path, folder: Path) -> str:
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
@@ -157,16 +162,16 @@ def _about_sizes(items: Sequence[MediaItem], seen: dict[Path, _Seen]) -> Iterato
         width, height = item.source_size
         if 4 * width * height < largest:
             text = f"{width} x {height}: less than a quarter of the pixels that the largest bucket here has"
-            yield item.path, Finding(code="check.tiny", message=text)
+            yield item.path, _odd("check.tiny", text)
         share, aspect = _crop(item).share, max(width, height) / min(width, height)
         if share < LEAST_SHARE or aspect > LONGEST_ASPECT:
             text = f"{width} x {height}: {1 - share:.0%} of it is cut off"
-            yield item.path, Finding(code="check.aspect", message=text)
+            yield item.path, _odd("check.aspect", text)
         sharpness = seen[item.path].sharpness if item.path in seen else None
         if sharpness is not None and sharpness < SOFT_RATIO:
-            share = f"its finest detail is {sharpness:.2f} of the next coarser, in sharp pictures 0.35 to 1"
-            text = f"looks enlarged or blurred: {share}"
-            yield item.path, Finding(code="check.soft", message=text)
+            detail = f"its finest detail is {sharpness:.2f} of the next coarser, in sharp pictures 0.35 to 1"
+            text = f"looks enlarged or blurred: {detail}"
+            yield item.path, _odd("check.soft", text)
 
 
 def _about_looks(items: Sequence[MediaItem], seen: dict[Path, _Seen]) -> Iterator[tuple[Path, Finding]]:
@@ -180,7 +185,7 @@ def _about_looks(items: Sequence[MediaItem], seen: dict[Path, _Seen]) -> Iterato
     for path, names in alike.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         text = f"looks like {', '.join(names[:3])}{more}"
-        yield path, Finding(code="check.near_duplicate", message=text)
+        yield path, _odd("check.near_duplicate", text)
 
 
 def _about_captions(
@@ -188,10 +193,8 @@ def _about_captions(
 ) -> Iterator[tuple[Path, Finding]]:
     copies = caption_copies([item.caption for item in items])
     if shared_on_purpose(copies):
-        caption, count = copies.most_common(1)[0]
-        notes.append(
-            f"{count} of {len(items)} pictures have the caption {caption!r}, which is taken for meant"
-        )
+        shared = sum(count for count in copies.values() if count > 1)
+        notes.append(f"{shared} of {len(items)} pictures share their caption, which is taken for meant")
         copies.clear()
     for item in items:
         count = copies[item.caption.casefold()]

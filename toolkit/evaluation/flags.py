@@ -133,9 +133,9 @@ def caption_copies(captions: Sequence[str]) -> Counter[str]:
 
 
 def shared_on_purpose(copies: Mapping[str, int]) -> bool:
-    """Whether one caption is meant for so many images: for three or more, and at least half of all."""
-    most = max(copies.values(), default=0)
-    return most >= 3 and 2 * most >= sum(copies.values())
+    """Whether captions are meant for several images: at least half of all, and three, share theirs."""
+    shared = sum(count for count in copies.values() if count > 1)
+    return shared >= 3 and 2 * shared >= sum(copies.values())
 
 
 def overlap(first: str, second: str) -> float:

@@ -1,6 +1,7 @@
 """Pictures that look the same, by a hash of how brightness runs across them. Torch-free.
 
-dHash: the picture in grey at 9 x 8; each bit says whether a place is brighter than the one right of it.
+dHash: the picture in grey at 9 x 8; a bit says whether a place is clearly brighter than the one left of it.
+Clearly, since in a flat picture the sign of a difference is noise.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from toolkit.data.items import MediaItem
 from toolkit.evaluation.flags import Reason, overlap
 
 NEAR_BITS = 4  # of 64: re-encoded or scaled copies differ by less
-NEAR_COLOUR = 6.0  # of 255: root mean square over an 8 x 8 thumbnail
+CLEARLY = 4  # of 255
+NEAR_COLOUR = 5.0  # of 255: root mean square over an 8 x 8 thumbnail
 MIN_OVERLAP = 0.5  # of the words of two captions
 _BLOCK = 512  # rows of the table of distances at once
 _PAIRS = 1 << 16  # candidates compared in colour at once
@@ -37,7 +39,7 @@ class Look:
 def look_of(image: Image.Image) -> Look:
     """The look of an RGB picture."""
     grey = numpy.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=numpy.int16)
-    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+    bits = (grey[:, 1:] > grey[:, :-1] + CLEARLY).ravel()
     colours = numpy.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=numpy.float32).ravel()
     return Look(int.from_bytes(numpy.packbits(bits).tobytes(), "big"), colours)
 

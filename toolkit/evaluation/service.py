@@ -196,9 +196,9 @@ class _Run:
         captions = [item.caption for item in dataset.items]
         copies = caption_copies(captions)
         if shared_on_purpose(copies):
-            caption, count = copies.most_common(1)[0]
+            shared = sum(count for count in copies.values() if count > 1)
             self.notes.append(
-                f"{dataset.path}: {count} of {len(captions)} images have the caption {caption!r}; "
+                f"{dataset.path}: {shared} of {len(captions)} images share their caption with others; "
                 "that is taken for meant, and duplicate captions are not flagged"
             )
         context = Context(

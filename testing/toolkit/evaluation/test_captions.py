@@ -201,6 +201,7 @@ def test_a_caption_of_most_images_is_meant_for_them():
     assert shared_on_purpose(caption_copies(["a zrb"] * 40 + ["a zrb by night"] * 20))
     assert not shared_on_purpose(caption_copies(["a cat", "A Cat", "a dog", "a bird", "a fish"]))
     assert not shared_on_purpose(caption_copies(["a cat", "a cat", "a dog"]))
+    assert shared_on_purpose(caption_copies([f"a zrb on {i % 8}" for i in range(24)]))
     assert not shared_on_purpose(caption_copies([]))
 
 
