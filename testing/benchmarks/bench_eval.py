@@ -6,6 +6,8 @@ cost: CPU time of an evaluation (its draws, noising, losses, records, statistics
 same number of batched predictions alone, median of interleaved rounds; A/A is the bare loop against itself.
 saving: evaluations that unpaired seeds (another noise and level for each caption) need for the standard error
 that shared, stratified noise reaches, as a multiple; it is the ratio of the variances of the mean difference.
+The more alike two captions are the larger it is: measured between a caption and none, which this model tells
+apart at a glance, and between two wordings of the same.
 memory: growth of the process while many more images than fit into its small caches are measured.
 """
 
@@ -38,6 +40,7 @@ from toolkit.evaluation.summary import Context, summarise
 from toolkit.model_utils import load_model_for_inference
 from toolkit.models.base import Architecture
 from toolkit.prompt_utils import concat
+from tools.draw_shapes import captions
 
 Values = NDArray[numpy.float64]
 BATCH = 4
@@ -122,14 +125,28 @@ def losses(
     return found
 
 
-def saving(model: Architecture, folder: Path, *, num_images: int, num_draws: int) -> dict[str, float]:
+def rewordings(count: int) -> list[str]:
+    """Another wording of each drawing's caption."""
+    names = ("shape", "colour", "background", "size", "position")
+    found = []
+    for drawing in unseen(count):
+        every = captions(**{name: getattr(drawing, name) for name in names})
+        found.append(next(text for text in every if text != drawing.caption))
+    return found
+
+
+def saving(
+    model: Architecture, folder: Path, others: Sequence[str], *, num_images: int, num_draws: int
+) -> float:
     """Variance of an image's mean difference from unpaired draws, over that from shared, stratified ones."""
     items, encodings = prepared(folder, num_images), Encodings(model, None)
     shared, unpaired = [], []
     for start in range(0, num_images, BATCH):
         chunk = items[start : start + BATCH]
-        both = [(item, [item.caption, ""]) for item in chunk]
-        own, blank = [(item, [item.caption]) for item in chunk], [(item, [""]) for item in chunk]
+        texts = others[start : start + BATCH]
+        both = [(item, [item.caption, text]) for item, text in zip(chunk, texts, strict=True)]
+        own = [(item, [item.caption]) for item in chunk]
+        other = [(item, [text]) for item, text in zip(chunk, texts, strict=True)]
         # The variance of the mean over the whole design, by repeating it under other seeds.
         means = []
         for seed in range(4):
@@ -139,10 +156,10 @@ def saving(model: Architecture, folder: Path, *, num_images: int, num_draws: int
         apart = []
         for draw in range(num_draws):
             first = losses(model, encodings, own, Design(seed=1000 + draw), [0])
-            second = losses(model, encodings, blank, Design(seed=2000 + draw), [0])
+            second = losses(model, encodings, other, Design(seed=2000 + draw), [0])
             apart.append((second - first)[:, 0, 0])
         unpaired.append(numpy.var(apart, axis=0, ddof=1) / num_draws)
-    return {"saving": float(numpy.concatenate(unpaired).mean() / numpy.concatenate(shared).mean())}
+    return float(numpy.concatenate(unpaired).mean() / numpy.concatenate(shared).mean())
 
 
 def memory(model: Architecture, folder: Path, *, num_images: int) -> dict[str, float]:
@@ -168,12 +185,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = load_model_for_inference("tiny-sd").architecture
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if quick:
-            found = cost(model, folder / "cost", num_images=4, num_draws=4, rounds=3)
-            found |= saving(model, folder / "saving", num_images=4, num_draws=8)
-        else:
-            found = cost(model, folder / "cost", num_images=8, num_draws=DRAWS, rounds=9)
-            found |= saving(model, folder / "saving", num_images=24, num_draws=DRAWS)
+        num_images, num_draws = (4, 8) if quick else (24, DRAWS)
+        sizes = (4, 4, 3) if quick else (8, DRAWS, 9)
+        found = cost(model, folder / "cost", num_images=sizes[0], num_draws=sizes[1], rounds=sizes[2])
+        for name, others in (("none", [""] * num_images), ("rewording", rewordings(num_images))):
+            value = saving(model, folder / name, others, num_images=num_images, num_draws=num_draws)
+            found[f"saving_{name}"] = value
+        if not quick:
             found |= memory(model, folder / "memory", num_images=600)
     sys.stdout.write(json.dumps({name: round(value, 3) for name, value in found.items()}) + "\n")
     return 0

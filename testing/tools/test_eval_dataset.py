@@ -114,7 +114,7 @@ def test_some_of_the_images(drawings, tmp_path):
     assert eval_dataset.main(options) == 0
     found = read(tmp_path / "listed" / REPORT)
     assert [image.caption for image in found.images] == ["a red circle"] * 2
-    assert [point.noise_std for image in found.images for point in image.draws] == pytest.approx(
+    assert [std for image in found.images for std in image.draws.noise_std] == pytest.approx(
         [0.6] * 2, abs=0.01
     )
 

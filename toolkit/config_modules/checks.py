@@ -27,7 +27,6 @@ from toolkit.config_modules.process import (
     DiffusionProcess,
     EvalProcess,
     GenerateProcess,
-    RunProcess,
     SliderProcess,
     TrainProcess,
     VaeProcess,
@@ -80,7 +79,7 @@ def _finding(location: Location, code: str, message: str, remedy: str | None = N
 def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
     yield from check_architecture(process)
-    if isinstance(process, RunProcess):
+    if isinstance(process, DiffusionProcess | VaeProcess):
         yield from check_loop(process.train)
         yield from check_pictures(process)
     if isinstance(process, DiffusionProcess):
@@ -127,7 +126,7 @@ def process_notes(process: AnyProcess) -> list[str]:
     unread = unread_sample_settings(process)
     if isinstance(process, VaeProcess):
         unread |= _unread_by_vae(process)
-    if not isinstance(process, GenerateProcess):
+    if isinstance(process, DiffusionProcess | VaeProcess):
         unread |= unread_by_pictures(process)
     if isinstance(process, ConceptSliderProcess):
         unread |= unread_by_slider(process)
@@ -148,7 +147,7 @@ def process_notes(process: AnyProcess) -> list[str]:
         for location, (section, reason) in unread.items()
         if is_set(section, str(location[-1]))
     ]
-    return told if isinstance(process, GenerateProcess) else told + advice(process.train)
+    return told + advice(process.train) if isinstance(process, DiffusionProcess | VaeProcess) else told
 
 
 def _unread_by_vae(process: VaeProcess) -> dict[Location, tuple[Section, str]]:

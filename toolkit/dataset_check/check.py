@@ -235,6 +235,6 @@ def _tags(items: Sequence[MediaItem]) -> tuple[list[TagRow], int, bool]:
         counts.update({part for part in parts if part and not (words and part in EMPTY_WORDS)})
     rows = [
         TagRow(tag=tag, pictures=count, share=round(count / len(captions), 4))
-        for tag, count in counts.most_common(MOST_TAGS)
+        for tag, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:MOST_TAGS]
     ]
     return rows, sum(count == 1 for count in counts.values()), words

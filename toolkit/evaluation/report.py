@@ -45,14 +45,14 @@ class OtherCaption(_Part):
     q_value: float
 
 
-class PointReport(_Part):
-    """One draw."""
+class DrawsReport(_Part):
+    """The draws of an image: lists of one length, an entry a draw."""
 
-    t: float = Field(description="Noise level in (0, 1].")
-    noise_std: float = Field(description="Standard deviation of the noise in the mixture at t.")
-    loss_with_caption: float
-    loss_with_blank: float | None = None
-    loss_ablated: float | None = None
+    t: list[float] = Field(description="Noise levels in (0, 1].")
+    noise_std: list[float] = Field(description="Standard deviation of the noise in the mixture at t.")
+    loss_with_caption: list[float]
+    loss_with_blank: list[float] | None = None
+    loss_ablated: list[float] | None = None
 
 
 class EditReport(_Part):
@@ -108,7 +108,7 @@ class ImageReport(_Part):
     num_others: int = 0
     rank_p_value: float | None = Field(None, description="That the own caption is like any other here.")
     best_other: OtherCaption | None = None
-    draws: list[PointReport] = []
+    draws: DrawsReport | None = None
     edits: list[EditReport] = []
     edit_contrast: float | None = Field(
         None,

@@ -26,11 +26,11 @@ from toolkit.evaluation.report import (
     BaseReport,
     CurvePoint,
     DatasetReport,
+    DrawsReport,
     EditReport,
     ImageReport,
     Interval,
     OtherCaption,
-    PointReport,
     ReasonReport,
     Report,
 )
@@ -146,7 +146,7 @@ def _effects(outcome: Outcome, context: Context) -> ImageReport:
         loss_with_caption=float(own.mean()),
         loss_with_blank=None if blank is None else float(blank.mean()),
         loss_ablated=None if ablated is None else float(ablated.mean()),
-        draws=_points(outcome, context, own, blank, ablated),
+        draws=_draws(outcome, context, own, blank, ablated),
     )
     against = ablated if ablated is not None else blank
     if against is not None:
@@ -165,19 +165,16 @@ def _effects(outcome: Outcome, context: Context) -> ImageReport:
     return report
 
 
-def _points(
+def _draws(
     outcome: Outcome, context: Context, own: Floats, blank: Floats | None, ablated: Floats | None
-) -> list[PointReport]:
-    return [
-        PointReport(
-            t=float(t),
-            noise_std=context.noise_std(float(t)),
-            loss_with_caption=float(own[i]),
-            loss_with_blank=None if blank is None else float(blank[i]),
-            loss_ablated=None if ablated is None else float(ablated[i]),
-        )
-        for i, t in enumerate(outcome.t)
-    ]
+) -> DrawsReport:
+    return DrawsReport(
+        t=outcome.t.tolist(),
+        noise_std=[context.noise_std(t) for t in outcome.t.tolist()],
+        loss_with_caption=own.tolist(),
+        loss_with_blank=None if blank is None else blank.tolist(),
+        loss_ablated=None if ablated is None else ablated.tolist(),
+    )
 
 
 def _compare_with_others(
@@ -297,22 +294,21 @@ def summary_lines(report: Report) -> list[str]:
 
 def curve(images: Sequence[ImageReport]) -> list[CurvePoint]:
     """Mean losses in equal parts of the schedule; parts without draws are left out."""
-    points = [point for image in images for point in image.draws]
-    parts: dict[int, list[PointReport]] = {}
-    for point in points:
-        part = min(NUM_CURVE_POINTS - 1, int(point.t * NUM_CURVE_POINTS - 1e-9))
-        parts.setdefault(part, []).append(point)
-    return [_curve_point(parts[part]) for part in sorted(parts)]
-
-
-def _curve_point(points: Sequence[PointReport]) -> CurvePoint:
-    own = numpy.array([point.loss_with_caption for point in points])
-    blank = [point.loss_with_blank for point in points if point.loss_with_blank is not None]
-    known = len(blank) == len(points)
-    return CurvePoint(
-        t=plain.fmean(point.t for point in points),
-        num_draws=len(points),
-        loss_with_caption=float(own.mean()),
-        loss_with_blank=plain.fmean(blank) if known else None,
-        log_ratio=float(log_ratios(numpy.array(blank), own).mean()) if known else None,
-    )
+    draws = [image.draws for image in images if image.draws is not None]
+    if not draws:
+        return []
+    known = all(each.loss_with_blank is not None for each in draws)
+    t = numpy.concatenate([each.t for each in draws])
+    own = numpy.concatenate([each.loss_with_caption for each in draws])
+    blank = numpy.concatenate([each.loss_with_blank or each.loss_with_caption for each in draws])
+    parts = numpy.minimum(NUM_CURVE_POINTS - 1, (t * NUM_CURVE_POINTS - 1e-9).astype(int))
+    return [
+        CurvePoint(
+            t=float(t[inside].mean()),
+            num_draws=int(inside.sum()),
+            loss_with_caption=float(own[inside].mean()),
+            loss_with_blank=float(blank[inside].mean()) if known else None,
+            log_ratio=float(log_ratios(blank[inside], own[inside]).mean()) if known else None,
+        )
+        for inside in (parts == part for part in numpy.unique(parts))
+    ]

@@ -130,7 +130,7 @@ def test_numbers_of_an_image_are_those_of_its_draws(items, outcomes):
     assert image.ablation_delta < 0  # this caption hurts
     assert image.log_ratio.mean == pytest.approx(gains.mean())
     assert image.p_value == signed_rank_p(gains)
-    assert [point.loss_with_caption for point in image.draws] == own.tolist()
+    assert image.draws.loss_with_caption == own.tolist()
     assert image.loss_relative == pytest.approx(
         own.mean() / numpy.mean([each.of("own").mean() for each in outcomes])
     )
