@@ -20,6 +20,7 @@ PROCESSES = Registry(
         "slider": "jobs.process.slider:run",
         "vae": "jobs.process.vae:run",
         "to_folder": "jobs.process.to_folder:run",
+        "eval_dataset": "jobs.process.eval_dataset:run",
     },
 )
 

@@ -14,7 +14,13 @@ from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.embedding import EmbeddingConfig
 from toolkit.config_modules.loop import WHOLE_EPOCH
 from toolkit.config_modules.model import ModelConfig
-from toolkit.config_modules.process import DiffusionProcess, SliderProcess, TrainProcess, VaeProcess
+from toolkit.config_modules.process import (
+    DiffusionProcess,
+    FolderProcess,
+    SliderProcess,
+    TrainProcess,
+    VaeProcess,
+)
 from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
 from toolkit.data.companions import CompanionSettings
 from toolkit.data.crops import CropSettings
@@ -205,7 +211,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def training_root(section: TrainingSection) -> Path:
+def training_root(section: FolderProcess) -> Path:
     """The folder of all runs; relative ones count from the working folder."""
     return Path(section.training_folder).expanduser()
 

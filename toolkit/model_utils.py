@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,16 @@ class AppliedLora:
         self._multiplier = value
         loras = self._sd.loras
         self._sd.pipeline().set_adapters(list(loras), [own * value for own in loras.values()])
+
+    @contextmanager
+    def enabled(self, on: bool = True) -> Iterator[None]:
+        """Inside, the LoRAs act as they are set (on) or not at all; afterwards as before."""
+        before = self.multiplier
+        self.multiplier = before if on else 0.0
+        try:
+            yield
+        finally:
+            self.multiplier = before
 
 
 def apply_lora(sd: StableDiffusion, path: str | os.PathLike[str], multiplier: float = 1.0) -> int:

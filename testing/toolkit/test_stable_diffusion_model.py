@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from testing.tiny_models import build_tiny_sd15
 from toolkit.errors import ModelError
-from toolkit.model_utils import apply_lora, load_model_for_inference
+from toolkit.model_utils import AppliedLora, apply_lora, load_model_for_inference
 from toolkit.stable_diffusion_model import StableDiffusion
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -108,6 +108,20 @@ def test_two_loras_add_up(folder, tmp_path):
     apply_lora(twice, path, 0.25)
     apply_lora(once, path, 0.75)
     torch.testing.assert_close(predict(twice), predict(once), rtol=1e-4, atol=1e-5)
+
+
+def test_several_loras_are_switched_off_together_and_come_back_as_they_were(folder, tmp_path):
+    path = save_lora(folder, tmp_path / "style.safetensors")
+    sd = load_model_for_inference(folder)
+    base = predict(sd)
+    apply_lora(sd, path, 0.5)
+    apply_lora(sd, path, 0.25)
+    network, applied = AppliedLora(sd), predict(sd)
+    with pytest.raises(KeyError), network.enabled(False):
+        torch.testing.assert_close(predict(sd), base)
+        raise KeyError
+    torch.testing.assert_close(predict(sd), applied)
+    assert (applied - base).abs().max() > 1e-3
 
 
 def test_a_lora_that_fits_in_part_is_refused(folder, tmp_path, sd):

@@ -25,6 +25,7 @@ from toolkit.config_modules.picture_checks import check_pictures, unread_by_pict
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
+    EvalProcess,
     GenerateProcess,
     SliderProcess,
     TrainProcess,
@@ -80,7 +81,7 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
     yield from check_architecture(process)
     yield from check_watching(process)
-    if not isinstance(process, GenerateProcess):
+    if isinstance(process, DiffusionProcess | VaeProcess):
         yield from check_loop(process.train)
         yield from check_pictures(process)
     if isinstance(process, DiffusionProcess):
@@ -101,6 +102,11 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
             yield from _check_file(source, ("sample", "sources", index))
     elif isinstance(process, GenerateProcess):
         yield from _check_generate(process.generate)
+    elif isinstance(process, EvalProcess):
+        for index, folder in enumerate(process.eval.dataset_path):
+            yield from _check_folder(folder, ("eval", "dataset_path", index))
+        if process.eval.lora is not None:
+            yield from _check_file(process.eval.lora, ("eval", "lora"))
 
 
 def check_objective(objective_name: str, section: DiffusionProcess) -> None:
@@ -122,7 +128,7 @@ def process_notes(process: AnyProcess) -> list[str]:
     unread = unread_sample_settings(process)
     if isinstance(process, VaeProcess):
         unread |= _unread_by_vae(process)
-    if not isinstance(process, GenerateProcess):
+    if isinstance(process, DiffusionProcess | VaeProcess):
         unread |= unread_by_pictures(process)
     if isinstance(process, ConceptSliderProcess):
         unread |= unread_by_slider(process)
@@ -143,7 +149,7 @@ def process_notes(process: AnyProcess) -> list[str]:
         for location, (section, reason) in unread.items()
         if is_set(section, str(location[-1]))
     ]
-    return told if isinstance(process, GenerateProcess) else told + advice(process.train)
+    return told + advice(process.train) if isinstance(process, DiffusionProcess | VaeProcess) else told
 
 
 def _unread_by_vae(process: VaeProcess) -> dict[Location, tuple[Section, str]]:

@@ -9,13 +9,14 @@ from pydantic import Field
 from toolkit.config_modules.base import Section, Text
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
+    EvalProcess,
     GenerateProcess,
     SliderProcess,
     TrainProcess,
     VaeProcess,
 )
 
-AnyProcess = TrainProcess | ConceptSliderProcess | SliderProcess | VaeProcess | GenerateProcess
+AnyProcess = TrainProcess | ConceptSliderProcess | SliderProcess | VaeProcess | GenerateProcess | EvalProcess
 TRAINERS: dict[str, type[AnyProcess]] = {
     **dict.fromkeys(
         ("sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer"), TrainProcess
@@ -29,8 +30,9 @@ JOBS: dict[str, dict[str, type[AnyProcess]]] = {
     "train": {**TRAINERS, "vae": VaeProcess},
     "extension": TRAINERS,
     "generate": {"to_folder": GenerateProcess},
+    "eval": {"eval_dataset": EvalProcess},
 }
-JOBS_NOT_YET = ("extract", "mod", "merge", "eval")
+JOBS_NOT_YET = ("extract", "mod", "merge")
 PROCESSES_NOT_YET = (
     "slider_old", "rescale_sd", "esrgan", "concept_replacer",
     "image_reference_slider_trainer", "ultimate_slider_trainer", "reference_generator",
@@ -42,7 +44,7 @@ PROCESSES_NOT_YET = (
 class JobConfig(Section):
     """A job that can run: everything validated, defaults filled in."""
 
-    job: Literal["train", "extension", "generate"] = Field(description="Kind of job.")
+    job: Literal["train", "extension", "generate", "eval"] = Field(description="Kind of job.")
     name: Text = Field(description="Name of the job, used for its folder and files.")
     process: list[Annotated[AnyProcess, Field(discriminator="type")]] = Field(
         min_length=1, description="What the job does, one after the other."
@@ -64,7 +66,7 @@ class _Body(Section):
 class _File(Section):
     """A job file."""
 
-    job: Literal["train", "extension", "generate"] = Field(description="Kind of job.")
+    job: Literal["train", "extension", "generate", "eval"] = Field(description="Kind of job.")
     config: _Body = Field(description="Name and processes.")
     meta: dict[str, Any] = Field(
         {}, description="Free values that are stored in the header of saved weights."

@@ -24,7 +24,7 @@ from toolkit.config_modules.job import (
     job_schema,
 )
 from toolkit.config_modules.lookup import find_config, load_env_files
-from toolkit.config_modules.process import RunProcess, TrainProcess
+from toolkit.config_modules.process import FolderProcess, TrainProcess
 from toolkit.errors import ConfigError, Problem, did_you_mean
 
 __all__ = ["LoadedJob", "find_config", "job_schema", "load_env_files", "load_job", "run_folder"]
@@ -236,7 +236,7 @@ class _Reader:
             self._explain(error, section, entry, prefix, shown_prefix)
             return None
         self.notes += [_key(shown_prefix, note) for note in process_notes(process)]
-        name = process.name if isinstance(process, RunProcess) else None
+        name = process.name if isinstance(process, FolderProcess) else None
         if name is not None and not _names_a_folder(name):
             message = f"'{name}' cannot name a folder"
             key = _key(shown_prefix, "name")
@@ -296,7 +296,7 @@ class _Reader:
 
 def run_folder(process: AnyProcess, job_name: str) -> Path | None:
     """Where a process keeps its run, links resolved; None for one that has no run folder."""
-    if not isinstance(process, RunProcess):
+    if not isinstance(process, FolderProcess):
         return None
     return (Path(process.training_folder).expanduser() / (process.name or job_name)).resolve()
 

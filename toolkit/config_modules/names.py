@@ -90,6 +90,7 @@ LR_SCHEDULERS = {
 TIMESTEP_TYPES = (
     "sigmoid", "linear", "shift", "flux_shift", "lumina2_shift", "weighted", "lognorm_blend", "one_step",
 )  # fmt: skip
+EVAL_TIMESTEP_TYPES = ("uniform", "cubic_early", "cubic_late", *TIMESTEP_TYPES)
 TIMESTEP_TYPES_NOT_YET = ("next_sample", "two_step", "four_step", "eight_step")
 LOSS_TYPES = {
     "mse": "mse", "l2": "mse", "mae": "mae", "l1": "mae",

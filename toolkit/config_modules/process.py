@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from toolkit.config_modules.base import Float, Int, Section, Text
 from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.embedding import DEFAULT_TRIGGER, EmbeddingConfig
+from toolkit.config_modules.evaluation import EvalConfig
 from toolkit.config_modules.generate import GenerateConfig
 from toolkit.config_modules.loop import Dtype, LoopConfig
 from toolkit.config_modules.model import ModelConfig, architecture_of
@@ -64,7 +65,7 @@ def _is_flow(data: Mapping[str, Any]) -> bool:
     return entry is not None and entry.noise_scheduler == "flowmatch"
 
 
-class RunProcess(Section):
+class FolderProcess(Section):
     """What every process that writes a run folder has."""
 
     training_folder: Text = Field(
@@ -74,6 +75,11 @@ class RunProcess(Section):
     device: Device | None = Field(
         None, description="Device such as cuda:0, mps or cpu (null: the best there is)."
     )
+
+
+class RunProcess(FolderProcess):
+    """What every training has."""
+
     training_seed: Int | None = Field(
         None,
         ge=0,
@@ -239,6 +245,17 @@ class VaeProcess(RunProcess):
     train: VaeTrainConfig = Field(default_factory=VaeTrainConfig, description="Steps and optimizer.")
     vae_loss: VaeLossConfig = Field(default_factory=VaeLossConfig, description="Weights of the loss's terms.")
     sample: VaeSampleConfig = Field(default_factory=VaeSampleConfig, description="Previews while training.")
+
+
+class EvalProcess(FolderProcess):
+    """A measurement of captions: do they help the model to predict their pictures?"""
+
+    type: Literal["eval_dataset"] = Field(description="Kind of process.")
+    dtype: Dtype | None = Field(
+        None, description="Precision (null: model.dtype, else bf16 on a GPU, fp32 on a CPU)."
+    )
+    model: ModelConfig = Field(description="The model that predicts.")
+    eval: EvalConfig = Field(description="What is measured.")
 
 
 class GenerateProcess(Section):

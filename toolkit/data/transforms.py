@@ -14,31 +14,9 @@ from torch import Tensor
 
 from toolkit.data.image_files import WHITE, open_mask, open_rgb
 from toolkit.data.items import Bucket, MaskSource, Placement
+from toolkit.data.placing import fit, flipped
 
 SMALL_CONTROL = 512  # side of control pictures that do not follow their bucket
-
-
-def fit(
-    image: Image.Image,
-    bucket: Bucket,
-    placement: Placement,
-    resampling: Image.Resampling = Image.Resampling.LANCZOS,
-) -> Image.Image:
-    """Scale, cut and flip a picture into its bucket."""
-    size = (placement.scaled_width, placement.scaled_height)
-    if image.size != size:
-        image = image.resize(size, resampling)  # Pillow widens the filter when it reduces
-    left, top = placement.left, placement.top
-    image = image.crop((left, top, left + bucket.width, top + bucket.height))
-    return _flipped(image, placement)
-
-
-def _flipped(image: Image.Image, placement: Placement) -> Image.Image:
-    if placement.flip_x:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if placement.flip_y:
-        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    return image
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -65,7 +43,7 @@ def load_control(
     if full_size:
         return image_to_tensor(fit(image, bucket, placement))
     square = image.resize((SMALL_CONTROL, SMALL_CONTROL), Image.Resampling.LANCZOS)
-    return image_to_tensor(_flipped(square, placement))
+    return image_to_tensor(flipped(square, placement))
 
 
 def load_mask(mask: MaskSource, bucket: Bucket, placement: Placement, size: tuple[int, int]) -> Tensor:

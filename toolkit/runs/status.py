@@ -23,7 +23,8 @@ from toolkit.runs.layout import SCHEMA_VERSION, check_schema
 from toolkit.runs.process import ProcessIdentity, this_process
 
 Phase = Literal[
-    "starting", "loading", "caching", "training", "sampling", "saving", "finished", "stopped", "failed"
+    "starting", "loading", "caching", "training", "measuring", "sampling", "saving",
+    "finished", "stopped", "failed",
 ]  # fmt: skip
 Verdict = Literal["alive", "stalled", "dead", "ended"]
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})

@@ -1,0 +1,80 @@
+"""Drawings with captions whose truth is known, as folders and as items, for tests of the evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from toolkit.data.items import Bucket, MediaItem, Placement
+from tools.draw_shapes import BACKGROUNDS, COLOURS, SHAPES, Drawing, captions, fits, make_drawing, render
+
+UNSEEN = 10_000  # seeds of drawings from here on are not those that the embedded model was trained on
+ATTRIBUTES = ("shape", "colour", "background", "size", "position")
+WHOLE, ONE = "whole", "one"
+
+
+def unseen(count: int, seed: int = 0) -> list[Drawing]:
+    """Drawings that the embedded model never saw."""
+    return [make_drawing(index, UNSEEN + seed) for index in range(count)]
+
+
+def write(folder: Path, drawings: Sequence[Drawing], texts: Sequence[str] | None = None) -> Path:
+    """A data set: pictures of 32 px, each with a caption (its own, or the text given for it)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, drawing in enumerate(drawings):
+        render(drawing).save(folder / f"{index:03d}.png")
+        text = drawing.caption if texts is None else texts[index]
+        (folder / f"{index:03d}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def item_of(image: Image.Image, caption: str, name: str = "0.png") -> MediaItem:
+    """An item of 32 px that no file stands behind."""
+    sha256 = hashlib.sha256(image.tobytes()).hexdigest()
+    return MediaItem(
+        id=sha256, path=Path(name), sha256=sha256, caption=caption, dataset="drawings",
+        bucket=Bucket(32, 32), placement=Placement(32, 32, 0, 0),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Drawings with some wrong captions. kinds: "" right, WHOLE another's, ONE one attribute wrong."""
+
+    drawings: list[Drawing]
+    texts: list[str]
+    kinds: list[str]
+
+
+def planted(count: int, seed: int) -> Planted:
+    """10 % of the captions swapped whole (3 attributes or more differ), 10 % with one attribute wrong."""
+    draw, drawings = random.Random(seed), unseen(count, seed)
+    texts, kinds = [drawing.caption for drawing in drawings], [""] * count
+    places = draw.sample(range(count), 2 * (count // 10))
+    for place in places[: count // 10]:
+        far = [other for other in drawings if _num_different(drawings[place], other) >= 3]
+        texts[place], kinds[place] = draw.choice(far).caption, WHOLE
+    for place in places[count // 10 :]:
+        texts[place], kinds[place] = _one_wrong(drawings[place], draw), ONE
+    return Planted(drawings, texts, kinds)
+
+
+def _num_different(one: Drawing, other: Drawing) -> int:
+    return sum(getattr(one, name) != getattr(other, name) for name in ATTRIBUTES)
+
+
+def _one_wrong(drawing: Drawing, draw: random.Random) -> str:
+    name = draw.choice(("shape", "colour", "background"))
+    values = {
+        "shape": list(SHAPES),
+        "colour": [colour for colour in COLOURS if fits(colour, drawing.background)],
+        "background": [background for background in BACKGROUNDS if fits(drawing.colour, background)],
+    }[name]
+    truth = {each: getattr(drawing, each) for each in ATTRIBUTES}
+    wrong = draw.choice([value for value in values if value != truth[name]])
+    return draw.choice(captions(**truth | {name: wrong}))

@@ -1,0 +1,210 @@
+"""Which other captions an image is measured with, how captions are changed, and what is said of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+
+from toolkit.evaluation.contrasts import CaptionPool, design_hash, in_sample, sampled
+from toolkit.evaluation.edits import Edit, Vocabulary, leave_one_out, swap_one
+from toolkit.evaluation.flags import (
+    FLAGS,
+    HINTS,
+    Measurement,
+    caption_copies,
+    hints,
+    measured_reasons,
+    overlap,
+    shared_on_purpose,
+    text_reasons,
+)
+
+TEXTS = [f"caption {i}" for i in range(40)]
+
+
+def codes(reasons) -> list[str]:
+    return [reason.code for reason in reasons]
+
+
+# -- other captions --------------------------------------------------------------------------------------
+
+
+def test_others_are_distinct_not_the_own_and_do_not_depend_on_the_order():
+    pool, shuffled = CaptionPool(TEXTS, seed=1), CaptionPool([*reversed(TEXTS), *TEXTS, ""], seed=1)
+    found = pool.others(TEXTS[3], content="a", count=7)
+    assert found == shuffled.others(TEXTS[3], content="a", count=7)
+    assert len(set(found)) == 7
+    assert TEXTS[3] not in found
+    assert "" not in shuffled.others("", content="a", count=40)
+    assert found[:3] == pool.others(TEXTS[3], content="a", count=3)
+
+
+def test_others_change_with_image_and_seed_and_little_with_the_pool():
+    found = CaptionPool(TEXTS, seed=1).others("own", content="a", count=7)
+    assert CaptionPool(TEXTS, seed=2).others("own", content="a", count=7) != found
+    assert CaptionPool(TEXTS, seed=1).others("own", content="b", count=7) != found
+    larger = CaptionPool([*TEXTS, "one more"], seed=1).others("own", content="a", count=7)
+    assert len(set(found) & set(larger)) >= 6
+
+
+def test_all_captions_are_chosen_alike():
+    pool = CaptionPool(TEXTS, seed=0)
+    counts = Counter(text for i in range(4000) for text in pool.others("own", content=f"{i}", count=4))
+    # Expected 400 each, standard deviation 19.
+    assert len(counts) == 40
+    assert all(310 < count < 490 for count in counts.values())
+
+
+def test_few_captions_give_few_others():
+    pool = CaptionPool(["one", "two", "one"], seed=0)
+    assert pool.others("one", content="a", count=7) == ["two"]
+    assert CaptionPool(["one"], seed=0).others("one", content="a", count=7) == []
+    assert CaptionPool(["one"], seed=0).shuffled("one", content="a") is None
+    assert pool.shuffled("one", content="a") == "two"
+
+
+def test_ten_thousand_captions_are_searched_fast():
+    pool = CaptionPool((f"a picture of thing number {i}" for i in range(10_000)), seed=0)
+    start = time.process_time()
+    for i in range(200):
+        pool.others("own", content=f"{i}", count=7)
+    assert (time.process_time() - start) / 200 < 0.005  # so all of them take less than a minute
+
+
+# -- samples ---------------------------------------------------------------------------------------------
+
+
+def test_a_larger_share_holds_every_smaller_one():
+    contents = [f"{i}" for i in range(500)]
+    small, large = (set(sampled(contents, seed=0, fraction=f, limit=None)) for f in (0.2, 0.5))
+    assert small < large
+    assert 70 < len(small) < 130
+    assert sampled(contents, seed=0, fraction=1.0, limit=None) == list(range(500))
+    limited = sampled(contents, seed=0, fraction=1.0, limit=10)
+    assert len(limited) == 10
+    assert limited == sorted(limited)
+    assert set(limited) < set(sampled(contents, seed=0, fraction=1.0, limit=20))
+    backwards = sampled(contents[::-1], seed=0, fraction=1.0, limit=10)
+    assert {contents[::-1][i] for i in backwards} == {contents[i] for i in limited}
+    assert in_sample("a", seed=0, fraction=1.0)
+
+
+def test_the_design_hash_changes_with_every_part():
+    assert design_hash([1, "a"]) != design_hash([1, "b"])
+    assert design_hash([1, "a"]) == design_hash([1, "a"])
+
+
+# -- edits -----------------------------------------------------------------------------------------------
+
+SENTENCES = [
+    "a red circle on a navy background",
+    "a blue square on a light blue background",
+    "a green star on a cream background",
+]
+
+
+def test_leave_one_out_of_a_sentence_leaves_words_that_say_something():
+    edits = leave_one_out(SENTENCES[0])
+    assert [edit.part for edit in edits] == ["red", "circle", "navy", "background"]
+    assert edits[0].caption == "a circle on a navy background"
+    assert all(edit.replacement is None for edit in edits)
+
+
+def test_leave_one_out_of_tags():
+    assert leave_one_out("cat, red hat,  sofa") == [
+        Edit("red hat, sofa", "cat"),
+        Edit("cat, sofa", "red hat"),
+        Edit("cat, red hat", "sofa"),
+    ]
+
+
+def test_words_are_exchanged_for_what_stands_in_their_place_elsewhere():
+    vocabulary = Vocabulary.of(SENTENCES)
+    found = {
+        (e.part, e.replacement): e.caption for e in swap_one(SENTENCES[0], vocabulary, seed=0, content="a")
+    }
+    assert found["navy", "light blue"] == "a red circle on a light blue background"
+    assert found["navy", "cream"] == "a red circle on a cream background"
+    assert not any(part == "background" for part, _ in found)
+    assert swap_one(SENTENCES[0], vocabulary, seed=0, content="a") == swap_one(
+        SENTENCES[0], Vocabulary.of(reversed(SENTENCES)), seed=0, content="a"
+    )
+
+
+def test_a_tag_is_exchanged_for_one_of_its_kind_first():
+    lists = ["girl, red hair, sofa", "girl, blue hair, tree", "boy, black hair, car"]
+    edits = swap_one(lists[0], Vocabulary.of(lists), seed=0, content="a", per_part=2)
+    hair = [edit.replacement for edit in edits if edit.part == "red hair"]
+    assert sorted(hair) == ["black hair", "blue hair"]
+    assert all(edit.caption.count(",") == 2 for edit in edits)
+    present = {"girl", "red hair", "sofa"}
+    assert not any(edit.replacement in present for edit in edits)
+
+
+def test_punctuation_stays_when_a_word_is_exchanged():
+    vocabulary = Vocabulary.of(["a cat on grass.", "a cat on snow."])
+    assert "a cat on snow." in [
+        e.caption for e in swap_one("a cat on grass.", vocabulary, seed=0, content="a")
+    ]
+
+
+# -- flags and hints ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("a yellow banana on a table", []),
+        ("a nan", ["short_caption", "suspicious_text"]),
+        ("<unk> picture of something", ["suspicious_text"]),
+        ("red red red red square", ["repeated_words"]),
+        ("cat", ["short_caption"]),
+        ("word " * 201, ["long_caption", "repeated_words"]),
+    ],
+)
+def test_hints_take_whole_words(caption, found):
+    assert codes(hints(caption)) == found
+    assert set(found) <= set(HINTS)
+
+
+def measurement(gain: float, width: float, **values) -> Measurement:
+    return Measurement(gain, gain - width, gain + width, **values)
+
+
+def test_the_sign_of_a_gain_decides_what_is_flagged():
+    hurting = measurement(-0.3, 0.05, q_hurts=0.01)
+    assert codes(measured_reasons(hurting, typical_gain=1.0, rate=0.1)) == ["caption_hurts"]
+    helping = measurement(0.9, 0.05, q_hurts=0.01)
+    assert codes(measured_reasons(helping, typical_gain=1.0, rate=0.1)) == []
+    unsure = measurement(-0.3, 0.9, q_hurts=0.4)
+    assert codes(measured_reasons(unsure, typical_gain=1.0, rate=0.1)) == []
+    nothing = measurement(0.01, 0.02, q_hurts=0.4)
+    assert codes(measured_reasons(nothing, typical_gain=1.0, rate=0.1)) == ["caption_does_nothing"]
+    other = measurement(0.9, 0.05, q_hurts=1.0, q_other=0.01, best_other="a dog")
+    assert codes(measured_reasons(other, typical_gain=1.0, rate=0.1)) == ["other_fits_better"]
+    assert "'a dog'" in measured_reasons(other, typical_gain=1.0, rate=0.1)[0].message
+
+
+def test_what_can_be_read_off_a_caption():
+    assert codes(text_reasons("  ")) == ["caption_empty"]
+    found = text_reasons("a cat", trigger="zrb", num_tokens=90, max_tokens=77, copies=3)
+    assert codes(found) == ["caption_too_long", "trigger_missing", "duplicate_caption"]
+    assert "13 more" in found[0].message
+    assert codes(text_reasons("a zrb, cat", trigger="zrb")) == []
+    assert codes(text_reasons("a zrbcat", trigger="zrb")) == ["trigger_missing"]
+    assert set(codes(found)) <= set(FLAGS)
+
+
+def test_a_caption_of_most_images_is_meant_for_them():
+    assert shared_on_purpose(caption_copies(["a zrb"] * 40 + ["a zrb by night"] * 20))
+    assert not shared_on_purpose(caption_copies(["a cat", "A Cat", "a dog", "a bird", "a fish"]))
+    assert not shared_on_purpose(caption_copies(["a cat", "a cat", "a dog"]))
+    assert shared_on_purpose(caption_copies([f"a zrb on {i % 8}" for i in range(24)]))
+    assert not shared_on_purpose(caption_copies([]))
+
+
+def test_overlap_counts_words():
+    assert overlap("a red cat", "a red dog") == pytest.approx(0.5)
+    assert overlap("", "") == 1.0

@@ -1,0 +1,257 @@
+"""Losses of images under several captions: the trainer's own, on shared noise, however they are asked for."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from testing.eval_helpers import unseen, write
+from toolkit.data.items import Batch
+from toolkit.data.scan import scan_dataset
+from toolkit.diffusion.criteria import mse
+from toolkit.diffusion.diffusion_loss import diffusion_loss
+from toolkit.errors import JobStopped, ModelError
+from toolkit.evaluation.contrasts import CaptionPool
+from toolkit.evaluation.draws import Design
+from toolkit.evaluation.edits import Edit
+from toolkit.evaluation.encodings import Encodings, randomised, zeroed
+from toolkit.evaluation.evaluate import Evaluator, Settings, key_of
+from toolkit.evaluation.measure import Subject, content_of, measure
+from toolkit.evaluation.records import RecordFile
+from toolkit.model_utils import load_model_for_inference
+
+NUM = 6
+DRAWS = 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model_for_inference("tiny-sd").architecture
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    folder = write(tmp_path_factory.mktemp("drawings"), unseen(NUM))
+    return scan_dataset(folder, resolutions=[32], size_multiple=8).require_valid().items
+
+
+@pytest.fixture
+def evaluate(model, items, tmp_path):
+    """run(items, settings ...) -> outcomes, with a record file of its own unless one is named."""
+    starts = iter(range(100))
+
+    def run(
+        which=items, *, edits=None, file: Path | None = None, network=None, stop=lambda: False, **settings
+    ):
+        wanted = Settings(**{"num_draws": DRAWS, "num_others": 3} | settings)
+        run.evaluator = Evaluator(
+            model, Encodings(model, None), wanted, CaptionPool([i.caption for i in items], seed=0),
+            RecordFile(file or tmp_path / f"{next(starts)}.jsonl", "design"), network=network,
+            should_stop=stop, progress=lambda *told: run.told.append(told),
+        )  # fmt: skip
+        return run.evaluator.run(which, edits)
+
+    run.told = []
+    return run
+
+
+def by_path(outcomes) -> dict[str, numpy.ndarray]:
+    return {outcome.item.path.name: outcome.losses for outcome in outcomes}
+
+
+def subject(model, item, texts) -> Subject:
+    encodings = Encodings(model, None)
+    return Subject(item, encodings.latents(item), [encodings.prompt(text) for text in texts])
+
+
+def test_losses_are_the_trainers_own(model, items):
+    """Every number against diffusion_loss on a batch of one, with the draw's noise and level."""
+    texts, design = [items[0].caption, "", items[1].caption], Design(seed=5)
+    subjects = [subject(model, item, texts) for item in items[:2]]
+    found = measure(model, subjects, [0, 3], design)
+    assert found.losses.shape == (2, 3, 2)
+    for row, each in enumerate(subjects):
+        content = content_of(each.item)
+        for column, draw in enumerate([0, 3]):
+            t = design.t(content, draw, model.objective)
+            assert float(found.t[row, column]) == float(t)
+            for arm, text in enumerate(texts):
+                batch = Batch(
+                    (each.item,), (text,), torch.ones(1), latents=each.latents[None], t=t.reshape(1),
+                    noise=design.noise(content, draw, tuple(each.latents.shape))[None],
+                )  # fmt: skip
+                with torch.no_grad():
+                    loss = float(diffusion_loss(model, batch, criterion=mse).per_item)
+                assert float(found.losses[row, arm, column]) == pytest.approx(loss, rel=1e-4)
+
+
+def test_all_captions_of_an_image_are_measured_on_the_same_noisy_latents(model, items, monkeypatch):
+    seen = []
+    predict = model.predict
+
+    def spy(noisy, t, conditioning):
+        seen.append((noisy.clone(), t.clone(), conditioning.embeds.clone()))
+        return predict(noisy, t, conditioning)
+
+    monkeypatch.setattr(model, "predict", spy)
+    measure(
+        model, [subject(model, item, [item.caption, "", "a star"]) for item in items[:2]], [0, 1], Design()
+    )
+    assert len(seen) == 2
+    for noisy, t, embeds in seen:
+        assert noisy.shape[0] == 6
+        for image in (slice(0, 3), slice(3, 6)):
+            assert torch.equal(noisy[image], noisy[image][:1].expand(3, -1, -1, -1))
+            assert len(set(t[image].tolist())) == 1
+            assert not torch.equal(embeds[image][0], embeds[image][1])
+        assert not torch.equal(noisy[0], noisy[3])
+    assert not torch.equal(seen[0][0], seen[1][0])
+
+
+def test_subjects_of_one_batch_must_be_alike(model, items):
+    alike = subject(model, items[0], ["a", "b"])
+    with pytest.raises(ValueError, match="subjects differ"):
+        measure(model, [alike, replace(alike, conditions=alike.conditions[:1])], [0], Design())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_an_image_has_the_same_numbers_in_a_subset_and_in_another_order(evaluate, items, batch_size):
+    """Bit for bit, where the passes have as many rows."""
+    whole = by_path(evaluate(batch_size=batch_size))
+    for some in (items[::-1], items[2:4], [items[5], items[0]]):
+        for name, losses in by_path(evaluate(some, batch_size=batch_size)).items():
+            assert numpy.array_equal(losses, whole[name])
+
+
+def test_another_batch_size_changes_last_bits_at_most(evaluate):
+    one, many = by_path(evaluate(batch_size=1)), by_path(evaluate(batch_size=4))
+    for name, losses in one.items():
+        assert losses == pytest.approx(many[name], rel=1e-3)
+
+
+def test_more_draws_repeat_the_earlier_ones(evaluate, items):
+    few, more = by_path(evaluate(items[:2], num_draws=4)), by_path(evaluate(items[:2], num_draws=8))
+    for name, losses in few.items():
+        assert numpy.array_equal(losses, more[name][:, :4])
+
+
+def test_another_seed_draws_other_noise(evaluate, items):
+    first, second = (evaluate(items[:1], design=Design(seed=seed))[0] for seed in (0, 1))
+    assert not numpy.allclose(first.of("own"), second.of("own"))
+
+
+@pytest.mark.parametrize("ablation", ["zero", "random", "shuffle"])
+def test_ablations_are_what_they_are_called(model, evaluate, items, monkeypatch, ablation):
+    seen = []
+    predict = model.predict
+    monkeypatch.setattr(
+        model, "predict", lambda noisy, t, c: (seen.append(c.embeds.clone()), predict(noisy, t, c))[1]
+    )
+    (outcome,) = evaluate(items[:1], ablation=ablation, num_others=0)
+    assert outcome.names == ["own", "blank", "ablated"]
+    own, blank, ablated = seen[0]
+    if ablation == "zero":
+        assert not ablated.any()
+    elif ablation == "random":
+        assert float(ablated.mean()) == pytest.approx(float(own.mean()), abs=0.1)
+        assert float((ablated - own).abs().mean()) > 0.1
+        assert torch.equal(ablated, seen[1][2])
+    else:
+        assert outcome.texts[2] in {item.caption for item in items} - {items[0].caption}
+    assert not torch.equal(ablated, blank)
+    assert (outcome.of("ablated") - outcome.of("own")).mean() > 0  # this model hears its captions
+
+
+def test_pooled_embeddings_are_ablated_too(model):
+    made = Encodings(model, None).prompt("a red circle")
+    with_pooled = replace(made, pooled=torch.ones(1, 8))
+    assert not zeroed(with_pooled).pooled.any()
+    first, second = (randomised(with_pooled, seed, "a") for seed in (0, 1))
+    assert not torch.equal(first.embeds, second.embeds)
+    assert torch.equal(first.embeds, randomised(with_pooled, 0, "a").embeds)
+    assert first.pooled.shape == (1, 8)
+
+
+def test_each_picture_and_each_caption_is_encoded_once(model, evaluate, items):
+    evaluate(batch_size=2)
+    encodings = evaluate.evaluator.encodings
+    assert encodings.num_latents == NUM
+    assert encodings.num_prompts == len({item.caption for item in items} | {""})
+    assert evaluate.evaluator.num_forwards == NUM * DRAWS * 5
+
+
+def test_a_stopped_evaluation_goes_on_from_its_records(evaluate, tmp_path):
+    file, asked = tmp_path / "records.jsonl", iter([False, False, True])
+    with pytest.raises(JobStopped, match="2 of 6 images"):
+        evaluate(file=file, stop=lambda: next(asked))
+    first = evaluate.evaluator.num_forwards
+    outcomes = evaluate(file=file)
+    assert evaluate.evaluator.num_forwards == first * 2
+    for name, losses in by_path(evaluate()).items():
+        assert numpy.array_equal(by_path(outcomes)[name], losses)
+
+
+def test_rounds_spend_draws_where_the_answer_is_open(evaluate, items):
+    wrong = [replace(items[0], caption=items[3].caption), *items[1:]]
+    outcomes = evaluate(wrong, num_draws=16, target_q=0.2, num_others=0)
+    spent = [outcome.num_draws for outcome in outcomes]
+    assert spent[0] > min(spent) == 4  # captions that help are settled after one block
+    assert max(spent[1:]) <= 12
+    steady = evaluate(wrong, num_draws=16, num_others=0)
+    for stopped, full in zip(outcomes, steady, strict=True):
+        assert numpy.array_equal(stopped.losses, full.losses[:, : stopped.num_draws])
+    assert {told[0] for told in evaluate.told} >= {"images, draws 1 to 4", "images"}
+
+
+def test_a_known_standard_error_is_enough(evaluate, items):
+    assert {o.num_draws for o in evaluate(items[:2], num_draws=16, target_se=100.0)} == {4}
+    assert {o.num_draws for o in evaluate(items[:2], num_draws=8, target_se=1e-9)} == {8}
+
+
+def test_the_base_is_measured_on_the_same_draws(model, evaluate, items):
+    class Louder:
+        """A network that is on: it makes what the denoiser says a little louder."""
+
+        def __init__(self) -> None:
+            self.weight = model.denoisers["unet"].conv_out.weight
+            self.weight.data.mul_(1.05)
+
+        @contextmanager
+        def enabled(self, on: bool = True):
+            before = self.weight.data.clone()
+            self.weight.data.div_(1.05 if not on else 1)
+            yield
+            self.weight.data.copy_(before)
+
+    plain = evaluate(items[:3], batch_size=2)
+    before = model.denoisers["unet"].conv_out.weight.data.clone()
+    try:
+        outcomes = evaluate(items[:3], batch_size=2, network=Louder())
+    finally:
+        model.denoisers["unet"].conv_out.weight.data.copy_(before)
+    for outcome, base in zip(outcomes, plain, strict=True):
+        assert outcome.base_losses == pytest.approx(base.of("own"), rel=1e-3)
+        assert outcome.of("own") != pytest.approx(base.of("own"), rel=1e-3)
+    assert ("images without the LoRA", 3, 3) in evaluate.told
+
+
+def test_changed_captions_are_measured_on_the_first_draws(evaluate, items):
+    item = items[0]
+    edits = {key_of(item): [Edit(item.caption, "nothing"), Edit(items[4].caption, "all", "other")]}
+    same, other = evaluate([item], edits=edits, num_draws=8, num_others=0)[0].edit_losses
+    assert len(same) == 4
+    own = evaluate([item], num_draws=8)[0].of("own")[:4]
+    assert same == pytest.approx(own, rel=1e-4)
+    assert other.mean() > own.mean()
+    assert ("images, changed captions", 1, 1) in evaluate.told
+
+
+def test_predictions_that_are_not_finite_are_told_with_their_picture(model, evaluate, items, monkeypatch):
+    monkeypatch.setattr(model, "predict", lambda noisy, t, c: torch.full_like(noisy, torch.inf))
+    with pytest.raises(ModelError, match=r"\.png.*not finite"):
+        evaluate(items[:1])

@@ -1,0 +1,355 @@
+"""From measured losses to flags, a report that keeps to its published schema, and a page of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy
+import pytest
+
+from testing.eval_helpers import unseen, write
+from toolkit.data.scan import scan_dataset
+from toolkit.evaluation import html_report
+from toolkit.evaluation.edits import Edit
+from toolkit.evaluation.evaluate import Outcome, key_of
+from toolkit.evaluation.flags import Reason
+from toolkit.evaluation.html_report import render, share
+from toolkit.evaluation.measure import content_of
+from toolkit.evaluation.report import ImageReport, Report, RunReport, report_name, report_schema
+from toolkit.evaluation.statistics import e_bh, q_values, signed_rank_p
+from toolkit.evaluation.summary import Context, dataset_report, summarise
+from toolkit.paths import ROOT
+
+SCHEMA = ROOT / "docs" / "eval_report.schema.json"
+NUM, DRAWS = 12, 16
+EVIL = "<script>alert('x')</script> & \"quotes\""
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    drawings = unseen(NUM)
+    texts = [EVIL, *(drawing.caption for drawing in drawings[1:])]
+    folder = write(tmp_path_factory.mktemp("drawings"), drawings, texts)
+    return scan_dataset(folder, resolutions=[32], size_multiple=8).require_valid().items
+
+
+def outcome_of(item, gain: float, seed: int, *, other_gain: float = 1.0, draws: int = DRAWS) -> Outcome:
+    """An image whose caption lowers the log of the loss by `gain`, give or take 0.1."""
+    random = numpy.random.default_rng(seed)
+    own = numpy.exp(random.normal(-3, 1, draws))
+    blank = own * numpy.exp(random.normal(gain, 0.1, draws))
+    other = own * numpy.exp(random.normal(other_gain, 0.1, draws))
+    return Outcome(
+        item, content_of(item), key_of(item), ["own", "blank", "other:0", "other:1"],
+        [item.caption, "", "something else", "one more"], numpy.stack([own, blank, other, 2 * other]),
+        random.uniform(0.01, 1, draws),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def outcomes(items) -> list[Outcome]:
+    """The first caption hurts, the second does nothing, the third fits less well than another's."""
+    gains = [-0.5, 0.0, *[1.0] * (NUM - 2)]
+    made = [outcome_of(item, gain, i) for i, (item, gain) in enumerate(zip(items, gains, strict=True))]
+    made[2] = outcome_of(items[2], 1.0, 2, other_gain=-0.5)
+    return made
+
+
+def context(items, **changes: Any) -> Context:
+    return replace(
+        Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset=str(items[0].path.parent)),
+        **changes,
+    )
+
+
+def report_of(items, images: list[ImageReport]) -> Report:
+    folder = str(items[0].path.parent)
+    run = RunReport(
+        job_name="job <b>",
+        step=7,
+        model="tiny-sd",
+        arch="sd15",
+        model_hash="0",
+        seed=0,
+        samples_per_image=DRAWS,
+        timestep_type="uniform",
+        t_range=(0, 1),
+        fixed_noise_std=None,
+        caption_ablation="none",
+        num_others=2,
+        target_se=None,
+        target_q=None,
+        false_discovery_rate=0.1,
+        eval_resolution=32,
+        batch_size=1,
+        dtype="float32",
+        device="cpu",
+        design="0",
+        num_forwards=1,
+        num_draws=1,
+        num_draws_full=1,
+        started="now",
+        seconds=1.0,
+        versions={"torch": "2"},
+    )
+    return Report(
+        run=run,
+        images=images,
+        datasets=[dataset_report(folder, len(items), images, seed=0)],
+        notes=["a note"],
+    )
+
+
+# -- effects and flags -------------------------------------------------------------------------------------
+
+
+def test_flags_name_what_was_planted(items, outcomes):
+    images = summarise(outcomes, context(items))
+    flagged = {image.path: [reason.code for reason in image.reasons] for image in images if image.flagged}
+    assert flagged == {
+        "000.png": ["caption_hurts"],
+        "001.png": ["caption_does_nothing"],
+        "002.png": ["other_fits_better"],
+    }
+    assert images[2].rank == 2
+    assert images[3].rank == 1
+    assert images[2].best_other.caption == "something else"
+
+
+def test_numbers_of_an_image_are_those_of_its_draws(items, outcomes):
+    image, outcome = summarise(outcomes, context(items))[0], outcomes[0]
+    own, blank = outcome.of("own"), outcome.of("blank")
+    gains = numpy.log(blank / own)
+    assert image.loss == image.loss_with_caption == pytest.approx(own.mean())
+    assert image.loss_with_blank == pytest.approx(blank.mean())
+    assert image.ablation_delta == pytest.approx((blank - own).mean())
+    assert image.ablation_delta < 0  # this caption hurts
+    assert image.log_ratio.mean == pytest.approx(gains.mean())
+    assert image.p_value == signed_rank_p(gains)
+    assert image.draws.loss_with_caption == own.tolist()
+    assert image.loss_relative == pytest.approx(
+        own.mean() / numpy.mean([each.of("own").mean() for each in outcomes])
+    )
+    assert summarise(outcomes, context(items, relative=False))[0].loss_relative is None
+
+
+def test_the_ablation_stands_in_for_the_empty_caption(items, outcomes):
+    base = outcomes[0]
+    ablated = base.of("own") * 3
+    with_one = replace(
+        base, names=["own", "blank", "ablated"], texts=["", "", None],
+        losses=numpy.stack([base.of("own"), base.of("blank"), ablated]),
+    )  # fmt: skip
+    image = summarise([with_one], context(items))[0]
+    assert image.ablation_delta == pytest.approx((ablated - base.of("own")).mean())
+    assert image.loss_ablated == pytest.approx(ablated.mean())
+
+
+def test_q_values_are_over_the_data_set(items, outcomes):
+    images = summarise(outcomes, context(items))
+    assert [image.q_value for image in images] == pytest.approx(q_values([i.p_value for i in images]))
+
+
+def test_with_stopping_flags_are_those_of_e_bh(items, outcomes):
+    images = summarise(outcomes, context(items, stopping=True))
+    found = e_bh([image.e_value for image in images], 0.1)
+    assert [image.q_value <= 0.1 for image in images] == found
+    assert found[0]
+    assert not any(found[1:])
+
+
+def test_an_empty_caption_is_flagged_and_not_tested(items, outcomes):
+    empty = outcome_of(replace(items[0], caption=""), 0.0, 0)
+    image = summarise([empty, *outcomes[1:]], context(items))[0]
+    assert [reason.code for reason in image.reasons] == ["caption_empty"]
+    assert image.p_value is image.log_ratio is image.rank is None
+
+
+def test_what_is_known_of_the_data_set_becomes_reasons(items, outcomes):
+    captions = [items[3].caption.upper(), *(item.caption for item in items)]
+    twin = {items[4].path: Reason("twin_images", "x.png looks the same")}
+    known = context(items, captions=captions, twins=twin, tokens=lambda text: (5, 3), trigger="zrb")
+    images = summarise(outcomes, known)
+    codes = {image.path: [reason.code for reason in image.reasons] for image in images}
+    assert codes["003.png"] == ["caption_too_long", "trigger_missing", "duplicate_caption"]
+    assert codes["004.png"][-1] == "twin_images"
+    assert images[3].tokens_lost == 2
+    shared = summarise(outcomes, context(items, captions=[items[3].caption] * NUM))
+    assert not shared[3].flagged
+
+
+def test_edits_rank_and_suggest_only_when_asked(items, outcomes):
+    own = outcomes[5].of("own")[:4]
+    outcomes[5].edits = [Edit("a", "x"), Edit("b", "red", "blue"), Edit("c", "red", "green")]
+    outcomes[5].edit_losses = numpy.stack([own * 0.5, own * 2, own * 0.8])
+    image = summarise(outcomes, context(items))[5]
+    assert [edit.caption for edit in image.edits] == ["a", "c", "b"]
+    assert image.edit_contrast == pytest.approx(numpy.log(0.8))
+    assert image.suggestion is None
+    assert not image.flagged  # for ranking only
+    assert summarise(outcomes, context(items, suggest=True))[5].suggestion.replacement == "green"
+
+
+def test_what_training_gained(items, outcomes):
+    outcomes[4].base_losses = outcomes[4].of("own") * 2
+    images = summarise(outcomes, context(items))
+    assert images[4].base.log_ratio.mean == pytest.approx(numpy.log(2))
+    assert dataset_report("d", NUM, images, seed=0).base_log_ratio.mean == pytest.approx(numpy.log(2))
+
+
+def test_a_data_set_in_numbers(items, outcomes):
+    images = summarise(outcomes, context(items))
+    found = dataset_report("d", NUM, images, seed=0)
+    assert found.mean_loss == pytest.approx(numpy.mean([image.loss for image in images]))
+    assert found.share_helped == pytest.approx(numpy.mean([image.log_ratio.mean > 0 for image in images]))
+    assert found.retrieval_top1 == pytest.approx(11 / 12)
+    assert found.reasons == {"caption_hurts": 1, "caption_does_nothing": 1, "other_fits_better": 1}
+    assert sum(point.num_draws for point in found.curve) == NUM * DRAWS
+    assert dataset_report("d", 0, [], seed=0).mean_loss is None
+
+
+# -- the file --------------------------------------------------------------------------------------------
+
+
+def errors_in(value: Any, schema: dict[str, Any], whole: dict[str, Any], place: str = "$") -> list[str]:
+    """What a value lacks to keep to a JSON Schema; of its vocabulary what pydantic writes."""
+    if "$ref" in schema:
+        return errors_in(value, whole["$defs"][schema["$ref"].rsplit("/", 1)[1]], whole, place)
+    if "anyOf" in schema:
+        found = [errors_in(value, each, whole, place) for each in schema["anyOf"]]
+        return [] if [] in found else min(found, key=len)
+    if "const" in schema and value != schema["const"]:
+        return [f"{place}: {value!r} is not {schema['const']!r}"]
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "null": type(None),
+        "integer": int,
+    }
+    kind = schema.get("type")
+    right = isinstance(value, int | float) if kind == "number" else isinstance(value, types.get(kind, object))
+    if not right or (isinstance(value, bool) and kind in ("number", "integer")):
+        return [f"{place}: {value!r} is no {kind}"]
+    errors = []
+    if isinstance(value, dict):
+        known, other = schema.get("properties", {}), schema.get("additionalProperties", True)
+        errors += [f"{place}: lacks {name}" for name in schema.get("required", []) if name not in value]
+        for name, inner in value.items():
+            if name not in known and other is False:
+                errors.append(f"{place}: has {name}")
+            rule = known.get(name, other if isinstance(other, dict) else {})
+            errors += errors_in(inner, rule, whole, f"{place}.{name}")
+    if isinstance(value, list):
+        rules = schema.get("prefixItems", [schema.get("items", {})] * len(value))
+        for index, (inner, rule) in enumerate(zip(value, rules, strict=True)):
+            errors += errors_in(inner, rule, whole, f"{place}[{index}]")
+    return errors
+
+
+def test_the_published_schema_is_this_versions():
+    """After a change: python -m tools.eval_dataset --schema > docs/eval_report.schema.json"""
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == report_schema()
+
+
+def test_a_report_keeps_to_the_schema(items, outcomes):
+    outcomes[5].edits = [Edit("a", "x"), Edit("b", "red", "blue")]
+    outcomes[5].edit_losses = numpy.stack([outcomes[5].of("own")[:4]] * 2) * 0.9
+    outcomes[4].base_losses = outcomes[4].of("own") * 2
+    one_draw = outcome_of(items[6], 1.0, 6, draws=1)  # its interval is unknown
+    images = summarise([*outcomes[:6], one_draw], context(items, suggest=True))
+    report = report_of(items, images)
+    written = json.loads(report.model_dump_json())
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    assert errors_in(written, schema, schema) == []
+    assert Report.model_validate(written) == report
+    assert written["images"][6]["log_ratio"]["se"] is None
+    broken = written | {"schema_version": 2, "more": 1}
+    del broken["run"]["model"]
+    broken["images"][0]["caption"] = None
+    assert len(errors_in(broken, schema, schema)) == 4
+
+
+def test_the_name_of_a_report():
+    assert report_name("job", 250) == "job_000000250.json"
+
+
+# -- the page --------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags, where they point to, and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.headings: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.opened.append(tag)
+        if tag not in ("meta", "input", "img", "link", "br", "rect", "line", "polyline"):
+            self.open.append(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("rect", "line", "polyline"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h3":
+            self.headings.append(data)
+
+
+def test_the_page_stands_alone_and_begins_with_the_worst(items, outcomes):
+    text = render(report_of(items, summarise(outcomes, context(items))))
+    page = Page(text)
+    assert page.open == []
+    assert page.opened.count("article") == page.opened.count("img") == NUM
+    assert page.opened.count("script") == 1  # ours; that of the caption is text
+    assert page.addresses
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert EVIL in "".join(page.headings)
+    assert "job &lt;b&gt;" in text
+    assert "width=device-width" in text
+    shown = [int(name) for name in re.findall(r'<p class="soft">(\d+)\.png', text)]
+    assert shown[:3] == [0, 1, 2]  # flagged ones, the worst gain first
+    assert "Infinity" not in text
+
+
+def test_a_page_of_many_images_shows_the_worst(items, outcomes, monkeypatch):
+    monkeypatch.setattr(html_report, "MAX_SHOWN", 5)
+    text = render(report_of(items, summarise(outcomes, context(items))))
+    assert Page(text).opened.count("article") == 5
+    assert "7 more images" in text
+
+
+def test_a_page_of_nothing_and_of_pictures_that_are_gone(items, outcomes):
+    assert "<article" not in render(report_of(items, []))
+    images = summarise(outcomes[:1], context(items, dataset="/no/such/folder"))
+    assert "the picture is gone" in render(report_of(items, images))
+
+
+def test_a_share_is_told_with_its_sign():
+    assert share(numpy.log(2)) == "\N{MINUS SIGN}50.0 %"
+    assert share(-numpy.log(2)) == "+100.0 %"
+
+
+def test_a_report_of_ten_thousand_images_is_made_in_minutes(items, outcomes):
+    """A hundred of them take less than a hundredth of two minutes; the page is cut."""
+    import time
+
+    start = time.process_time()
+    images = summarise([outcomes[i % NUM] for i in range(100)], context(items))
+    assert time.process_time() - start < 1.5
+    assert len(images) == 100

@@ -1,0 +1,197 @@
+"""tools/eval_dataset.py from the command line: a report, a page, logs; and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from testing.eval_helpers import unseen, write
+from toolkit.evaluation.report import Report
+from toolkit.paths import ROOT
+from tools import eval_dataset
+
+NUM = 6
+REPORT = "dataset_eval_000000000.json"
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory) -> Path:
+    """Six drawings; the second has another's caption, the third's is too long, the fourth's empty."""
+    shapes = unseen(NUM)
+    texts = [drawing.caption for drawing in shapes]
+    texts[1], texts[2], texts[3] = shapes[4].caption, "very " * 400 + "long", ""
+    return write(tmp_path_factory.mktemp("data") / "drawings", shapes, texts)
+
+
+def arguments(drawings: Path, out: Path, *more: str) -> list[str]:
+    return ["--dataset-path", str(drawings), "--model", "tiny-sd", "--device", "cpu", "--out-dir", str(out),
+            "--samples-per-image", "4", "--others", "2", "--batch-size", "2", *more]  # fmt: skip
+
+
+def read(path: Path) -> Report:
+    return Report.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def test_a_report_with_page_and_logs(drawings, tmp_path, capsys):
+    before = {path.name for path in drawings.iterdir()}
+    more = (
+        "--html",
+        "--debug-captions",
+        "--log-conditioning",
+        "--debug-noise",
+        "--suggest",
+        "--caption-ablation",
+        "zero",
+        "--caption-ablation-compare",
+        "--job-name",
+        "named",
+        "--step",
+        "250",
+    )
+    assert eval_dataset.main(arguments(drawings, tmp_path, *more)) == 0
+    said = capsys.readouterr().out
+    assert "total examples: 5, mean loss: " in said
+    assert "flagged captions: " in said
+    assert said.count("[EVAL-DEBUG]") == 5
+    report = read(tmp_path / "named_000000250.json")
+    images = {image.path: image for image in report.images}
+    assert set(images) == {f"{i:03d}.png" for i in range(NUM)}
+    codes = {name: [reason.code for reason in image.reasons] for name, image in images.items()}
+    assert codes["002.png"] == ["caption_too_long"]
+    assert images["002.png"].loss is None
+    assert images["002.png"].tokens_lost > 0
+    assert codes["003.png"] == ["caption_empty"]
+    assert "duplicate_caption" in codes["001.png"]
+    assert images["001.png"].ablation_delta < images["000.png"].ablation_delta
+    assert report.run.caption_ablation == "zero"
+    assert report.run.num_forwards > 5 * 4 * 5
+    assert images["000.png"].edits
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"named_000000250.json", "named_000000250.html"} < left
+    debug, conditioning = (next(tmp_path.glob(f".eval_caption_{kind}_*.log")) for kind in ("debug", "cond"))
+    assert debug.read_text(encoding="utf-8").count("[EVAL-CAPTION-DEBUG]") == 5
+    rows = [json.loads(line) for line in conditioning.read_text(encoding="utf-8").splitlines()]
+    assert [row["captions"] for row in rows if row["path"] == "003.png"] == [[""]]
+    assert {row["ablation_mse"] == 0 for row in rows if row["captions"] == [""]} == {True}
+    assert all(row["ablation_mse"] > 0 for row in rows if row["captions"] != [""])
+    assert not list(tmp_path.glob("*.partial.jsonl*"))
+    assert not list(tmp_path.glob(".*.lock"))
+    assert {path.name for path in drawings.iterdir()} == before
+
+
+def test_some_of_the_images(drawings, tmp_path):
+    assert eval_dataset.main(arguments(drawings, tmp_path, "--max-samples", "2", "--no-normalize-loss")) == 0
+    some = read(tmp_path / REPORT)
+    assert len(some.images) == 2
+    assert some.datasets[0].num_images == NUM
+    assert all(image.loss_relative is None for image in some.images)
+    lines = [{"path": str(drawings / f"{i:03d}.png"), "caption": "a red circle"} for i in range(2)]
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps(lines), encoding="utf-8")
+    config = tmp_path / "model.json"
+    config.write_text(json.dumps({"name_or_path": "tiny-sd", "lora_path": "x", "low_vram": False}))
+    options = [
+        "--dataset-path",
+        str(listed),
+        "--model-config-file",
+        str(config),
+        "--device",
+        "cpu",
+        "--out-dir",
+        str(tmp_path / "listed"),
+        "--samples-per-image",
+        "1",
+        "--fixed-noise-std",
+        "0.6",
+    ]
+    assert eval_dataset.main(options) == 0
+    found = read(tmp_path / "listed" / REPORT)
+    assert [image.caption for image in found.images] == ["a red circle"] * 2
+    assert [std for image in found.images for std in image.draws.noise_std] == pytest.approx(
+        [0.6] * 2, abs=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "named"),
+    [
+        (["--dataset-path", "/no/such"], 2, ["dataset_path: no such folder"]),
+        (["--samples-per-image", "0", "--fdr", "2"], 2, ["samples_per_image: 0 must", "fdr: 2.0 must"]),
+        (["--fixed-noise-std", "0"], 2, ["fixed_noise_std: 0.0 must be in (0, 1]"]),
+        (["--timestep-type", "sigmoit"], 2, ["did you mean 'sigmoid'?"]),
+        (["--against-base"], 2, ["against_base: needs a LoRA"]),
+        (["--lora", "no.safetensors"], 2, ["lora: no such file"]),
+        (["--target-q", "0.1", "--no-caption-ablation-compare"], 2, ["target_q: needs the comparison"]),
+        (["--job-name", "a/b"], 2, ["job_name: 'a/b' cannot"]),
+        (["--t-range", "0.5", "0.2"], 2, ["t_range: [0.5, 0.2] must rise"]),
+        (["--sample-fraction", "0.000001"], 2, ["a share of 1e-06 of 6 images is none"]),
+        (["--model", "no/such-model"], 3, ["no/such-model"]),
+        (["--model-config-file", "/no/such.json"], 2, ["/no/such.json: cannot be read"]),
+        (["--dtype", "fp17"], 2, ["fp17"]),
+        (["--arch", "sd51"], 3, ["sd51"]),
+    ],
+)
+def test_mistakes_are_one_line_each(drawings, tmp_path, capsys, options, code, named):
+    assert eval_dataset.main(arguments(drawings, tmp_path, *options)) == code
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == len(named)
+    for name in named:
+        assert any(name in line for line in errors), errors
+    assert "Traceback" not in "".join(lines)
+    assert not (tmp_path / REPORT).exists()
+
+
+def test_an_out_dir_that_is_a_file_is_told_before_anything_is_loaded(drawings, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert eval_dataset.main(arguments(drawings, tmp_path / "file")) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_data_and_model_must_be_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        eval_dataset.main(["--model", "tiny-sd"])
+    assert ended.value.code == 2
+    assert "--dataset-path" in capsys.readouterr().err
+
+
+def test_the_schema_is_printed(capsys):
+    assert eval_dataset.main(["--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "AI Toolkit evaluation"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_evaluation_goes_on_where_it_was(tmp_path, number):
+    drawings = write(tmp_path / "drawings", unseen(24))
+    out = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "tools" / "eval_dataset.py"),
+               *arguments(drawings, out, "--samples-per-image", "16", "--batch-size", "1")]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+    )
+    records = out / ".dataset_eval_000000000_0.partial.jsonl"
+    deadline = time.monotonic() + 240
+    while not (records.exists() and records.read_text(encoding="utf-8").count("\n") > 5):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), output
+    assert not (out / REPORT).exists()
+    measured = records.read_text(encoding="utf-8").count("\n") - 1
+    assert eval_dataset.main(command[2:]) == 0
+    resumed = read(out / REPORT)
+    assert resumed.run.num_forwards <= (24 - measured + 1) * 16 * 4
+    assert eval_dataset.main([*command[2:], "--out-dir", str(tmp_path / "whole")]) == 0
+    whole = read(tmp_path / "whole" / REPORT)
+    assert whole.run.num_forwards == 24 * 16 * 4
+    assert resumed.images == whole.images

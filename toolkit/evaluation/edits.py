@@ -1,0 +1,179 @@
+"""Small changes of a caption: one part left out, or exchanged for another of its kind. Torch-free.
+
+A caption with commas is a list of tags; any other is a sentence, whose parts are its words. What may stand in
+a part's place is learned from the data set: for a tag the other tags, for words the one or two that stand
+between the same neighbours in other captions ("on a [navy] background": "light blue", "cream" ...).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from toolkit.seeding import keyed_random, keyed_seed
+
+START, END = "\x02", "\x03"
+MAX_WORDS = 2  # of a part of a sentence
+# Words that carry no picture; leaving them out says nothing about a caption.
+EMPTY_WORDS = frozenset((
+    "a", "an", "the", "of", "on", "in", "at", "to", "with", "and", "or", "is", "are", "it", "its", "this",
+    "that", "by", "for", "from", "as", "into", "onto", "over", "under",
+))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A changed caption. part: what was changed; replacement: by what, None where it was left out."""
+
+    caption: str
+    part: str
+    replacement: str | None = None
+
+
+def is_tag_list(caption: str) -> bool:
+    """Whether a caption is tags between commas rather than a sentence."""
+    return caption.count(",") >= 2
+
+
+def tags_of(caption: str) -> list[str]:
+    """The tags of a caption, tidied, empty ones left out."""
+    return [tag.strip() for tag in caption.split(",") if tag.strip()]
+
+
+def _words(caption: str) -> list[str]:
+    return caption.split()
+
+
+def _bare(word: str) -> str:
+    """A word without the punctuation around it, lower case."""
+    return word.strip(".,;:!?()[]\"'").lower()
+
+
+@dataclass
+class Vocabulary:
+    """What the captions of a data set are made of: tags, and words by the neighbours they stand between."""
+
+    tags: Counter[str] = field(default_factory=Counter)
+    heads: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    slots: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    _every: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, captions: Iterable[str]) -> Vocabulary:
+        """Read the captions of a whole data set."""
+        made = cls()
+        for caption in captions:
+            if is_tag_list(caption):
+                made.tags.update(set(tags_of(caption)))
+            else:
+                for left, phrase, right, _ in _phrases(caption):
+                    made.slots[left, right][phrase] += 1
+        for tag in sorted(made.tags):
+            made.heads[tag.split()[-1].lower()].append(tag)
+        return made
+
+    def other_tags(self, tag: str, present: Collection[str], draw: random.Random, count: int) -> list[str]:
+        """Tags that may stand for one: of the same last word ("red hair": "blue hair") first, then any."""
+        akin = [other for other in self.heads[tag.split()[-1].lower()] if other not in present]
+        found = akin if len(akin) <= count else draw.sample(akin, count)
+        every = self._sorted_tags()
+        rest = draw.sample(every, min(len(every), count + len(present) + len(found)))
+        return [*found, *(other for other in rest if other not in present and other not in found)][:count]
+
+    def _sorted_tags(self) -> list[str]:
+        if len(self._every) != len(self.tags):
+            self._every = sorted(self.tags)
+        return self._every
+
+    def substitutes(self, left: str, phrase: str, right: str) -> list[str]:
+        """What else stands between these neighbours, most frequent first.
+
+        Two words are not exchanged for two quite different ones: that would be two changes.
+        """
+        return [
+            other
+            for other, _ in self.slots[left, right].most_common()
+            if other != phrase and not _changes_two(phrase, other)
+        ]
+
+
+def _changes_two(phrase: str, other: str) -> bool:
+    old, new = phrase.split(), other.split()
+    return len(old) == len(new) == MAX_WORDS and not set(old) & set(new)
+
+
+def _phrases(caption: str) -> list[tuple[str, str, str, tuple[int, int]]]:
+    """(left neighbour, phrase, right neighbour, its words' range) of each part that says something."""
+    words = _words(caption)
+    bare = [START, *map(_bare, words), END]
+    found = []
+    for length in range(1, MAX_WORDS + 1):
+        for first in range(len(words) - length + 1):
+            inside = bare[first + 1 : first + 1 + length]
+            # A part neither begins nor ends with an empty word, nor spans punctuation.
+            if inside[0] in EMPTY_WORDS or inside[-1] in EMPTY_WORDS or not all(inside):
+                continue
+            if any(_ends_clause(word) for word in words[first : first + length - 1]):
+                continue
+            found.append((bare[first], " ".join(inside), bare[first + 1 + length], (first, first + length)))
+    return found
+
+
+def _ends_clause(word: str) -> bool:
+    return word[-1:] in ".,;:!?"
+
+
+def leave_one_out(caption: str) -> list[Edit]:
+    """The caption without each of its parts in turn."""
+    if is_tag_list(caption):
+        tags = tags_of(caption)
+        return [Edit(", ".join(tags[:i] + tags[i + 1 :]), tag) for i, tag in enumerate(tags) if len(tags) > 1]
+    words = _words(caption)
+    return [
+        Edit(" ".join([*words[:first], *words[last:]]), phrase)
+        for _, phrase, _, (first, last) in _phrases(caption)
+        if last - first == 1 and len(words) > 1
+    ]
+
+
+def swap_one(
+    caption: str, vocabulary: Vocabulary, *, seed: int, content: str, per_part: int = 4
+) -> list[Edit]:
+    """The caption with each of its parts exchanged for up to `per_part` others of its kind.
+
+    Which ones is a function of (seed, content, vocabulary).
+    """
+    if is_tag_list(caption):
+        tags = tags_of(caption)
+        present = frozenset(tags)
+        return [
+            Edit(", ".join([*tags[:i], other, *tags[i + 1 :]]), tag, other)
+            for i, tag in enumerate(tags)
+            for other in vocabulary.other_tags(
+                tag, present, keyed_random("eval-swap", seed, content, tag), per_part
+            )
+        ]
+    words, edits = _words(caption), []
+    for left, phrase, right, (first, last) in _phrases(caption):
+        for other in _chosen(vocabulary.substitutes(left, phrase, right), seed, content, phrase, per_part):
+            tail = words[last - 1][len(words[last - 1].rstrip(".,;:!?")) :]
+            edits.append(Edit(" ".join([*words[:first], other + tail, *words[last:]]), phrase, other))
+    return _distinct(edits)
+
+
+def _chosen(others: Sequence[str], seed: int, content: str, part: str, count: int) -> list[str]:
+    return sorted(others, key=lambda other: (keyed_seed("eval-swap", seed, content, part, other), other))[
+        :count
+    ]
+
+
+def _distinct(edits: Iterable[Edit]) -> list[Edit]:
+    """Each new caption once, by the shortest part that explains it."""
+    found: dict[str, Edit] = {}
+    for edit in edits:
+        known = found.get(edit.caption)
+        if known is None or len(edit.part) < len(known.part):
+            found[edit.caption] = edit
+    return list(found.values())

@@ -1,0 +1,314 @@
+"""From measured losses to a report: effects, how sure they are, flags. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import statistics as plain
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+
+from toolkit.evaluation.draws_layout import draws_of_levels
+from toolkit.evaluation.flags import (
+    Measurement,
+    Reason,
+    caption_copies,
+    hints,
+    measured_reasons,
+    shared_on_purpose,
+    text_reasons,
+)
+from toolkit.evaluation.report import (
+    BaseReport,
+    CurvePoint,
+    DatasetReport,
+    DrawsReport,
+    EditReport,
+    ImageReport,
+    Interval,
+    OtherCaption,
+    ReasonReport,
+    Report,
+)
+from toolkit.evaluation.statistics import (
+    Estimate,
+    Floats,
+    anytime_p,
+    bootstrap_interval,
+    conformal_p,
+    e_process,
+    e_q_values,
+    estimate,
+    log_ratios,
+    q_values,
+    rank_among,
+    signed_rank_p,
+)
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.evaluate import Outcome
+
+NUM_CURVE_POINTS = 10
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of the data set beside the measurements.
+
+    name: path of an outcome in the report. noise_std: t -> standard deviation of the noise. tokens: caption
+    -> (its tokens, the most that can be read). stopping: draws were stopped by what they said. twins: reasons
+    by path for pictures that look the same. suggest: name the exchange that fits best. relative: tell losses
+    also as shares of their mean.
+    """
+
+    name: Callable[[Outcome], str]
+    noise_std: Callable[[float], float]
+    dataset: str
+    rate: float = 0.1
+    trigger: str | None = None
+    tokens: Callable[[str], tuple[int, int]] | None = None
+    stopping: bool = False
+    captions: Sequence[str] = ()
+    twins: Mapping[Path, Reason] = field(default_factory=dict)
+    suggest: bool = False
+    relative: bool = True
+
+
+def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport]:
+    """The report of every image, in the order given."""
+    reports = [_effects(outcome, context) for outcome in outcomes]
+    # With stopping, e-BH: it holds however the evidence of one image decided on the draws of another.
+    tested = [report for report in reports if report.p_value is not None and report.e_value is not None]
+    p_values, e_values = [r.p_value or 0.0 for r in tested], [r.e_value or 0.0 for r in tested]
+    found = e_q_values(e_values) if context.stopping else q_values(p_values)
+    for report, q in zip(tested, found, strict=True):
+        report.q_value = q
+    for report, q in zip(
+        *_with_q(reports, lambda r: r.best_other.p_value if r.best_other else None), strict=True
+    ):
+        assert report.best_other is not None
+        report.best_other.q_value = q
+    gains = [report.log_ratio.mean for report in reports if report.log_ratio is not None]
+    typical = plain.median(gains) if gains else 0.0
+    copies = caption_copies(context.captions)
+    if shared_on_purpose(copies):
+        copies.clear()
+    mean = plain.fmean(report.loss or 0.0 for report in reports) if reports else 0.0
+    for outcome, report in zip(outcomes, reports, strict=True):
+        reasons = _reasons(report, context, typical, copies[report.caption.casefold()])
+        if outcome.item.path in context.twins:
+            reasons.append(context.twins[outcome.item.path])
+        report.reasons = [ReasonReport(code=r.code, message=r.message) for r in reasons]
+        report.hints = [ReasonReport(code=r.code, message=r.message) for r in hints(report.caption)]
+        report.flagged = bool(reasons)
+        if context.relative and mean > 0 and report.loss is not None:
+            report.loss_relative = report.loss / mean
+    return reports
+
+
+def _with_q(
+    reports: Sequence[ImageReport], p_of: Callable[[ImageReport], float | None]
+) -> tuple[list[ImageReport], list[float]]:
+    tested = [report for report in reports if p_of(report) is not None]
+    return tested, q_values([p for p in map(p_of, tested) if p is not None])
+
+
+def interval(found: Estimate) -> Interval:
+    """An estimate as it stands in a report."""
+    finite = math.isfinite(found.se)
+    return Interval(
+        mean=found.mean,
+        se=found.se if finite else None,
+        low=found.low if finite else None,
+        high=found.high if finite else None,
+    )
+
+
+def _effects(outcome: Outcome, context: Context) -> ImageReport:
+    """Everything about one image that needs no other."""
+    item, units = outcome.item, draws_of_levels(outcome.num_draws)
+    own = outcome.of("own")
+    blank = outcome.of("blank") if "blank" in outcome.names else None
+    ablated = outcome.of("ablated") if "ablated" in outcome.names else None
+    report = ImageReport(
+        path=context.name(outcome),
+        dataset=context.dataset,
+        caption=item.caption,
+        sha256=item.sha256,
+        width=item.bucket.width,
+        height=item.bucket.height,
+        num_draws=outcome.num_draws,
+        loss=float(own.mean()),
+        loss_with_caption=float(own.mean()),
+        loss_with_blank=None if blank is None else float(blank.mean()),
+        loss_ablated=None if ablated is None else float(ablated.mean()),
+        draws=_draws(outcome, context, own, blank, ablated),
+    )
+    against = ablated if ablated is not None else blank
+    if against is not None:
+        report.ablation_delta = float((against - own).mean())
+        report.ablation_delta_interval = interval(estimate(against - own, units))
+    if blank is not None and item.caption:
+        gains = log_ratios(blank, own)
+        report.log_ratio = interval(estimate(gains, units))
+        report.p_value = anytime_p(gains) if context.stopping else signed_rank_p(gains)
+        report.e_value = float(e_process(gains)[-1])
+    _compare_with_others(report, outcome, own, anytime_p if context.stopping else signed_rank_p)
+    _add_edits(report, outcome, suggest=context.suggest)
+    if outcome.base_losses is not None:
+        known = estimate(log_ratios(outcome.base_losses, own), units)
+        report.base = BaseReport(loss=float(outcome.base_losses.mean()), log_ratio=interval(known))
+    return report
+
+
+def _draws(
+    outcome: Outcome, context: Context, own: Floats, blank: Floats | None, ablated: Floats | None
+) -> DrawsReport:
+    return DrawsReport(
+        t=outcome.t.tolist(),
+        noise_std=[context.noise_std(t) for t in outcome.t.tolist()],
+        loss_with_caption=own.tolist(),
+        loss_with_blank=None if blank is None else blank.tolist(),
+        loss_ablated=None if ablated is None else ablated.tolist(),
+    )
+
+
+def _compare_with_others(
+    report: ImageReport, outcome: Outcome, own: Floats, p_of: Callable[[Floats], float]
+) -> None:
+    others = outcome.others
+    if not len(others) or not report.caption:
+        return
+    ratios = log_ratios(others, own[None])
+    means = ratios.mean(axis=1)
+    report.num_others = len(others)
+    report.rank = rank_among(0.0, [float(mean) for mean in means])
+    report.rank_p_value = conformal_p(report.rank, len(others))
+    best = int(means.argmin())
+    # Every other had its chance, so the best of them pays for all (Bonferroni).
+    p = min(1.0, len(others) * min(p_of(row) for row in ratios))
+    texts = [
+        text for name, text in zip(outcome.names, outcome.texts, strict=True) if name.startswith("other:")
+    ]
+    report.best_other = OtherCaption(
+        caption=texts[best] or "", log_ratio=float(means[best]), p_value=p, q_value=1.0
+    )
+
+
+def _add_edits(report: ImageReport, outcome: Outcome, *, suggest: bool) -> None:
+    if outcome.edit_losses is None:
+        return
+    own = outcome.of("own")[: outcome.edit_losses.shape[1]]
+    ratios = log_ratios(outcome.edit_losses, own[None]).mean(axis=1)
+    report.edits = sorted(
+        (
+            EditReport(
+                part=edit.part,
+                replacement=edit.replacement,
+                caption=edit.caption,
+                log_ratio=float(ratio),
+            )
+            for edit, ratio in zip(outcome.edits, ratios, strict=True)
+        ),
+        key=lambda edit: edit.log_ratio,
+    )
+    swaps = [edit for edit in report.edits if edit.replacement is not None]
+    if swaps:
+        report.edit_contrast = swaps[0].log_ratio
+        report.suggestion = swaps[0] if suggest and swaps[0].log_ratio < 0 else None
+
+
+def _reasons(report: ImageReport, context: Context, typical: float, copies: int) -> list[Reason]:
+    reasons: list[Reason] = []
+    if (
+        report.log_ratio is not None
+        and report.log_ratio.high is not None
+        and report.log_ratio.low is not None
+    ):
+        best = report.best_other
+        found = Measurement(
+            log_gain=report.log_ratio.mean,
+            low=report.log_ratio.low,
+            high=report.log_ratio.high,
+            q_hurts=report.q_value,
+            q_other=best.q_value if best is not None and best.log_ratio < 0 else None,
+            best_other=best.caption if best is not None else None,
+        )
+        reasons += measured_reasons(found, typical_gain=typical, rate=context.rate)
+    num_tokens, max_tokens = context.tokens(report.caption) if context.tokens else (None, None)
+    report.num_tokens = num_tokens
+    if num_tokens is not None and max_tokens is not None:
+        report.tokens_lost = max(0, num_tokens - max_tokens)
+    return reasons + text_reasons(
+        report.caption,
+        trigger=context.trigger,
+        num_tokens=num_tokens,
+        max_tokens=max_tokens,
+        copies=copies,
+    )
+
+
+def dataset_report(path: str, num_images: int, images: Sequence[ImageReport], *, seed: int) -> DatasetReport:
+    """All images of a data set together."""
+    losses = [image.loss for image in images if image.loss is not None]
+    gains = [image.log_ratio.mean for image in images if image.log_ratio is not None]
+    base = [image.base.log_ratio.mean for image in images if image.base is not None]
+    ranks = [image.rank for image in images if image.rank is not None]
+    return DatasetReport(
+        path=path,
+        num_images=num_images,
+        num_measured=len(losses),
+        mean_loss=plain.fmean(losses) if losses else None,
+        median_loss=plain.median(losses) if losses else None,
+        log_ratio=interval(bootstrap_interval(gains, seed=seed)) if gains else None,
+        base_log_ratio=interval(bootstrap_interval(base, seed=seed)) if base else None,
+        share_helped=sum(gain > 0 for gain in gains) / len(gains) if gains else None,
+        retrieval_top1=sum(rank == 1 for rank in ranks) / len(ranks) if ranks else None,
+        num_flagged=sum(image.flagged for image in images),
+        reasons=dict(Counter(reason.code for image in images for reason in image.reasons)),
+        curve=curve(images),
+    )
+
+
+def summary_lines(report: Report) -> list[str]:
+    """A report in a few lines."""
+    lines = []
+    for dataset in report.datasets:
+        mean = "nothing measured" if dataset.mean_loss is None else f"mean loss: {dataset.mean_loss:.4f}"
+        lines.append(f"{dataset.path}: total examples: {dataset.num_measured}, {mean}")
+        if dataset.log_ratio is not None and dataset.share_helped is not None:
+            lower = 1 - math.exp(-dataset.log_ratio.mean)
+            helped = f"help {dataset.share_helped:.0%} of the images"
+            lines.append(f"  captions lower the loss by {lower:.1%} and {helped}")
+        reasons = "".join(f", {code} {count}" for code, count in dataset.reasons.items())
+        lines.append(f"  flagged captions: {dataset.num_flagged}{reasons}")
+    spent, full = report.run.num_draws, report.run.num_draws_full
+    if spent < full:
+        lines.append(f"stopping early spent {spent} of {full} draws")
+    return [*lines, *(f"note: {note}" for note in report.notes)]
+
+
+def curve(images: Sequence[ImageReport]) -> list[CurvePoint]:
+    """Mean losses in equal parts of the schedule; parts without draws are left out."""
+    draws = [image.draws for image in images if image.draws is not None]
+    if not draws:
+        return []
+    known = all(each.loss_with_blank is not None for each in draws)
+    t = numpy.concatenate([each.t for each in draws])
+    own = numpy.concatenate([each.loss_with_caption for each in draws])
+    blank = numpy.concatenate([each.loss_with_blank or each.loss_with_caption for each in draws])
+    parts = numpy.minimum(NUM_CURVE_POINTS - 1, (t * NUM_CURVE_POINTS - 1e-9).astype(int))
+    return [
+        CurvePoint(
+            t=float(t[inside].mean()),
+            num_draws=int(inside.sum()),
+            loss_with_caption=float(own[inside].mean()),
+            loss_with_blank=float(blank[inside].mean()) if known else None,
+            log_ratio=float(log_ratios(blank[inside], own[inside]).mean()) if known else None,
+        )
+        for inside in (parts == part for part in numpy.unique(parts))
+    ]
