@@ -1,6 +1,6 @@
 """What a training step costs beyond the bare loop.
 
-    python -m testing.benchmarks.bench_step            LoRA; with EMA; accumulated over two batches; LoKr
+    python -m testing.benchmarks.bench_step            LoRA in several ways; LoKr
 
 A real job runs in this process: its data, loop, metrics, status file and progress bar. Between blocks of its
 steps the same model takes as many steps of the shortest loop that trains it: noise, noising, U-Net, loss,
@@ -30,7 +30,7 @@ from toolkit.data.items import Batch
 from toolkit.training.trainer import Trainer
 
 GOAL = 1.03
-NUM_PICTURES = 24
+NUM_PICTURES = 48  # a multiple of every batch size here
 WARM_UP_BLOCKS = 2
 DECAY = 0.99
 LORA = {"type": "lora", "linear": 8, "linear_alpha": 8}
@@ -47,10 +47,12 @@ class Variant:
     accumulation: int = 1
     ema: bool = False
     on_disk: bool = False
+    batch_size: int | None = None  # as the command line says
 
 
 VARIANTS = [
     Variant("LoRA"),
+    Variant("LoRA, batches of 16", batch_size=16),
     Variant("LoRA, EMA", train={"ema_config": {"use_ema": True, "ema_decay": DECAY}}, ema=True),
     Variant("LoRA, two batches a step", train={"gradient_accumulation": 2}, accumulation=2),
     Variant("LoRA, caches on disk", on_disk=True),
@@ -63,9 +65,9 @@ def write_job(folder: Path, variant: Variant, arguments: argparse.Namespace) -> 
     data = folder / "pictures"
     data.mkdir()
     for index in range(NUM_PICTURES):
-        picture = Image.new("RGB", (arguments.size, arguments.size), (10 * index, 255 - 10 * index, 128))
+        picture = Image.new("RGB", (arguments.size, arguments.size), (5 * index, 255 - 5 * index, 128))
         edge = arguments.size * (index + 4) // (NUM_PICTURES + 8)
-        ImageDraw.Draw(picture).rectangle((2, 2, edge, edge), fill=(255, 10 * index, 30))
+        ImageDraw.Draw(picture).rectangle((2, 2, edge, edge), fill=(255, 5 * index, 30))
         picture.save(data / f"{index}.png")
         (data / f"{index}.txt").write_text(f"a rectangle, number {index}", encoding="utf-8")
     caches = {"cache_latents": True, "cache_latents_to_disk": variant.on_disk}
@@ -82,7 +84,7 @@ def write_job(folder: Path, variant: Variant, arguments: argparse.Namespace) -> 
         ],
         "train": {
             "steps": arguments.blocks * arguments.block,
-            "batch_size": arguments.batch_size,
+            "batch_size": variant.batch_size or arguments.batch_size,
             "lr": 1e-4,
             "dtype": arguments.dtype,
             "num_threads": 1,

@@ -74,6 +74,7 @@ def fill_caches(job: Path) -> None:
     import torch
 
     from jobs import build
+    from jobs.scanning import scan_datasets
     from toolkit.config_modules.loading import load_job
     from toolkit.data.caption_draws import possible_captions
     from toolkit.data.latent_cache import LatentCache
@@ -81,7 +82,7 @@ def fill_caches(job: Path) -> None:
     from toolkit.paths import cache_root
 
     [section] = load_job(job).config.process
-    items = build.scan_datasets(section, size_multiple=build.size_multiple(section.model)).items
+    items = scan_datasets(section, size_multiple=build.size_multiple(section.model)).items
     model = build.load_model(section.model, dtype=torch.float32, device=torch.device("cpu")).architecture
     latents = LatentCache(cache_root() / "latents", model.vae_hash)
     for item in items:
@@ -106,9 +107,8 @@ def peak_megabytes() -> float:
 
 def start_once(job: Path, born: float) -> None:
     """Run the job to the end of its first step and print what it took since `born`; then leave at once."""
-    from jobs.base_job import run_job
+    import run as program
     from jobs.process import sd_trainer
-    from toolkit.config_modules.loading import load_job
     from toolkit.training.trainer import Trainer
 
     spent = [0.0, 0.0]
@@ -133,10 +133,10 @@ def start_once(job: Path, born: float) -> None:
         print("\n" + json.dumps(dict(zip(MEASURED, values, strict=True))), flush=True)
         os._exit(0)
 
-    sd_trainer.build.scan_datasets = counted(sd_trainer.build.scan_datasets)  # type: ignore[assignment]
+    sd_trainer.scan_datasets = counted(sd_trainer.scan_datasets)
     sd_trainer.prepare_data = counted(sd_trainer.prepare_data)
     Trainer.run = first_step  # type: ignore[method-assign]
-    run_job(load_job(job))
+    program.main([str(job)])
 
 
 def measure_start(job: Path, folder: Path) -> dict[str, float]:

@@ -33,6 +33,7 @@ from toolkit.config_modules.loading import load_job
 from toolkit.config_modules.process import TrainProcess
 from toolkit.data.buckets import place
 from toolkit.data.items import Batch, Bucket, MediaItem
+from toolkit.data.order import EpochOrder
 from toolkit.data.prompt_cache import PromptCache
 from toolkit.paths import ROOT
 from toolkit.prompt_utils import Conditioning, concat
@@ -122,18 +123,29 @@ def allow_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: [*supported(), "meta"])
 
 
+def items() -> tuple[MediaItem, ...]:
+    """Two pictures."""
+    bucket = Bucket(32, 32)
+    where = place(32, 32, bucket)
+    return tuple(
+        MediaItem(
+            id=text, path=Path("x.png"), sha256="", caption=text, dataset="d", bucket=bucket, placement=where
+        )
+        for text in CAPTIONS
+    )
+
+
+def order() -> EpochOrder:
+    """Both of them in each batch."""
+    return EpochOrder(items(), 2, 0)
+
+
 def batches(trained: TrainedModel, *, mask: bool) -> Iterator[Batch]:
     """Batches of two items as the data path makes them, on the CPU."""
-    bucket = Bucket(32, 32)
-    items = tuple(
-        MediaItem(id=str(i), path=Path(f"{i}.png"), sha256="", caption=text, dataset="d", bucket=bucket,
-                  placement=place(32, 32, bucket))
-        for i, text in enumerate(CAPTIONS)
-    )  # fmt: skip
     shape = (2, *trained.model.latent_spec.shape(32, 32))
     while True:
         yield Batch(
-            items=items,
+            items=items(),
             captions=CAPTIONS,
             weights=torch.ones(2),
             noise=torch.randn(shape),
@@ -151,7 +163,13 @@ def sections(model: Path) -> Callable[..., TrainProcess]:
 
     def make(train: dict[str, Any], network: dict[str, Any] | None = NETWORKS[0]) -> TrainProcess:
         changes = {
-            "datasets": [{"folder_path": str(model.parent / "data"), "resolution": 32}],
+            "datasets": [
+                {
+                    "folder_path": str(model.parent / "data"),
+                    "resolution": 32,
+                    "alpha_mask": "inverted_mask_prior" in train,
+                }
+            ],
             "network": network,
             "train": train | {"gradient_accumulation": 2, "ema_config": {"use_ema": True}},
             "trigger_word": "zwx",
@@ -187,7 +205,9 @@ def trainer(
         prompts = PromptCache(None, "encoder")
         prompts.fill([*CAPTIONS, *extra_prompts(section, CAPTIONS)], trained.model.encode_prompts)
         losses = make_losses(section, trained, prompts)
-        made = build.trainer(section, trained.groups, trained.parameters, build.accelerator(section), losses)
+        made = build.trainer(
+            section, trained.groups, trained.parameters, build.accelerator(section), losses, order=order()
+        )
         made.batches = batches(trained, mask=bool(train.get("inverted_mask_prior")))
         return made
 
@@ -262,7 +282,7 @@ def test_a_gpu_is_never_waited_for(sections: Callable[..., TrainProcess], train:
     prompts = PromptCache(None, "encoder")
     prompts.fill([*CAPTIONS, *extra_prompts(section, CAPTIONS)], trained.model.encode_prompts)
     losses = make_losses(section, trained, prompts)
-    made = build.trainer(section, trained.groups, trained.parameters, accelerator, losses)
+    made = build.trainer(section, trained.groups, trained.parameters, accelerator, losses, order=order())
     some = islice(batches(trained, mask="inverted_mask_prior" in train), 6)
     made.batches = iter([replace(b, conditioning=prompts_of(b, prompts)).pinned() for b in some])
     made.train_step()

@@ -26,6 +26,9 @@ from toolkit.errors import DatasetError, JobStopped, ModelError, Problem
 
 LATENT_VERSION = 1  # raise it when the way from file to pixels changes
 
+# Of what lies on disk, so much of the last used stays in memory: all of a small dataset.
+KEEP_BYTES = 2**26
+
 PixelLoader = Callable[[Path, Bucket, Placement, tuple[int, int, int]], Tensor]
 Encoder = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)
 
@@ -54,7 +57,7 @@ class LatentCache:
     def __init__(
         self, folder: Path | None, vae_hash: str, *, tell: Callable[[str], None] | None = None
     ) -> None:
-        self._store = TensorStore(folder, tell=tell)
+        self._store = TensorStore(folder, keep_bytes=KEEP_BYTES, tell=tell)
         self.vae_hash = vae_hash
         self._make: Callable[[Sequence[MediaItem]], list[Tensor]] | None = None
         self._filled: set[str] = set()

@@ -106,7 +106,7 @@ class Verdict:
         if self._event is not None:
             self._event.synchronize()
         # numpy shares the memory; Tensor.item() would be a synchronising dispatch even on the CPU.
-        return bool(self._value.numpy())
+        return bool(self._value.cpu().numpy())
 
 
 class NonFiniteError(RunError):

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
 
-from toolkit.data import tensor_store
+from toolkit.data import latent_cache, tensor_store
 from toolkit.data.items import Bucket, MediaItem
 from toolkit.data.latent_cache import LatentCache
 from toolkit.data.scan import scan_dataset
@@ -196,8 +196,12 @@ def test_a_damaged_file_is_noticed_and_made_anew(
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_one_bit])
 def test_damage_that_shows_amid_a_run_is_made_good_there(
-    scan: Callable[..., list[MediaItem]], tmp_path: Path, damage: Callable[[bytes], bytes]
+    scan: Callable[..., list[MediaItem]],
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(latent_cache, "KEEP_BYTES", 0)
     items, encoder, told = scan(), Encoder(), list[str]()
     LatentCache(tmp_path / "cache", encoder.hash).fill(items, encoder)
     cache = LatentCache(tmp_path / "cache", encoder.hash, tell=told.append)
