@@ -1,0 +1,87 @@
+"""The app: its parts, its middleware in order, its routes. `create_app` makes one; nothing here is global."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+
+from web import problems
+from web.database import Database
+from web.doorbell import Doorbell
+from web.pages import make_pages
+from web.queue.lanes import Lanes
+from web.queue.store import JobStore
+from web.security.auth import AuthGuard
+from web.security.body import BodyLimit
+from web.security.headers import SecurityHeaders
+from web.security.hosts import HostGuard, OriginGuard
+from web.security.sessions import LoginLimit, Sessions
+from web.services import Services
+from web.settings import WebSettings
+
+STATIC = Path(__file__).parent / "static"
+VERSION = "0.1.0"
+# Each has a `router`. A new file of routes is one more line.
+ROUTES = (
+    "web.routes.public",
+    "web.routes.pages",
+    "web.routes.jobs",
+    "web.routes.queue",
+    "web.routes.stream",
+)
+
+
+def make_services(settings: WebSettings) -> Services:
+    """The parts of a server; opens and migrates the database. Raises UserError."""
+    database = Database(settings.database_path)
+    lanes = Lanes(database, settings.devices)
+    doorbell = Doorbell()
+    database.listen(doorbell.ring)
+    sessions = Sessions(database, settings.token)
+    return Services(
+        settings=settings, database=database, lanes=lanes, store=JobStore(database, lanes), sessions=sessions,
+        logins=LoginLimit(), doorbell=doorbell, pages=make_pages(sessions.required),
+    )  # fmt: skip
+
+
+def create_app(settings: WebSettings) -> FastAPI:
+    """The web server as an ASGI app. Raises UserError if its database cannot be used."""
+    services = make_services(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            services.doorbell.close()
+            services.database.close()
+
+    app = FastAPI(
+        title="AI Toolkit", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
+        openapi_url="/openapi.json", generate_unique_id_function=_operation_id, redirect_slashes=False,
+    )  # fmt: skip
+    app.state.services = services
+    problems.install(app)
+    # The last one added sees a request first.
+    app.add_middleware(BodyLimit)
+    app.add_middleware(AuthGuard, sessions=services.sessions, pages=services.pages)
+    app.add_middleware(OriginGuard)
+    app.add_middleware(HostGuard, allowed=settings.allowed_hosts)
+    app.add_middleware(SecurityHeaders)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    for name in ROUTES:
+        router = importlib.import_module(name).router
+        assert isinstance(router, APIRouter)
+        app.include_router(router)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The stable name of an operation: that of its function."""
+    return route.name.rstrip("_")

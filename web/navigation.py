@@ -1,0 +1,8 @@
+"""The pages in the bar at the top, in this order: (path, label). A page adds its line when it exists."""
+
+from __future__ import annotations
+
+NAVIGATION: list[tuple[str, str]] = [
+    ("/jobs", "Jobs"),
+    ("/docs", "API"),
+]
