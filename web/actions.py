@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from toolkit.errors import ConfigError
+from toolkit.runs import atomic
+from toolkit.runs.lock import read_holder
 from web.configs import CheckedConfig, as_text, bad_job_name, check_config, with_name
 from web.environment import job_environment
-from web.problems import ApiError, invalid, of_user_error
+from web.problems import ApiError, conflict, invalid, of_user_error
 from web.queue.devices import parse_devices
 from web.queue.jobs import Job
+from web.queue.states import ACTIVE, StopMode
 from web.services import Services
 
 
 def check(services: Services, text: str, name: str | None = None) -> CheckedConfig:
     """What a config says and what is wrong with it, for this server's folders and environment."""
     return check_config(
-        text, name=name, environment=job_environment(()), output_root=services.settings.output_root
+        text, name=name, environment=job_environment(()), output_root=services.preferences.output_root
     )
 
 
@@ -88,7 +92,58 @@ def enqueue_job(services: Services, job_id: str, *, first: bool = False, start_q
     if first:
         services.lanes.move([(job_id, None)])
         job = services.store.get(job_id)
+    services.supervisor.wake()
     return job
+
+
+def stop_job(services: Services, job_id: str, mode: StopMode, *, requeue: bool = False) -> Job:
+    """Stop a job that runs. Raises 404, 409."""
+    job = services.store.request_stop(job_id, mode, requeue=requeue)
+    services.supervisor.wake()
+    return job
+
+
+def command_job(services: Services, job_id: str, command: Literal["save", "sample"]) -> Job:
+    """Tell a job that runs to save or sample now. Raises 404, 409."""
+    job = services.store.get(job_id)
+    if job.status not in ACTIVE:
+        raise conflict(f"the job is {job.status} and does not run")
+    if not services.supervisor.command(job, command):
+        raise conflict("the job has no run yet that could obey")
+    services.store.note(job, f"{command} asked for")
+    return job
+
+
+def mark_stopped(services: Services, job_id: str) -> Job:
+    """Note the end of a job whose processes are gone for certain. Raises 404, 409."""
+    job = services.store.get(job_id)
+    if job.status not in ACTIVE:
+        raise conflict(f"the job is {job.status} and does not run")
+    if not services.supervisor.is_proven_dead(job):
+        raise conflict("a process of the job still runs, or it cannot be seen from here whether one does")
+    return services.store.finish(job, "stopped", "marked as stopped")
+
+
+def delete_job(services: Services, job_id: str, *, files: bool = False) -> None:
+    """Delete a job that does not wait or run; with `files` the folders of its runs too. Raises 404, 409."""
+    job = services.store.get(job_id)
+    root = services.preferences.output_root
+    folders = [Path(folder) for folder in job.run_folders] if files else []
+    doomed = [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+    for folder in doomed:
+        if folder.resolve() == root or not folder.resolve().is_relative_to(root):
+            raise conflict(f"{folder} lies outside the folder of runs and is not deleted")
+        holder = read_holder(folder / "run.lock")
+        if holder is not None and holder.process.is_running() is not False:
+            raise conflict(f"{folder} is in use by {holder}")
+        other = services.store.user_of(str(folder), except_id=job_id)
+        if other is not None:
+            raise conflict(f"{folder} is also that of the job {other}")
+    services.store.delete(job_id)
+    services.metrics.forget(folder / "metrics.jsonl" for folder in folders)
+    for folder in [services.settings.jobs_root / job.id, *doomed]:
+        if folder.is_dir():
+            atomic.remove(folder)
 
 
 def _identity(

@@ -14,9 +14,13 @@ from fastapi.staticfiles import StaticFiles
 from web import problems
 from web.database import Database
 from web.doorbell import Doorbell
+from web.launchers.local import LocalLauncher
 from web.pages import make_pages
+from web.preferences import Preferences
 from web.queue.lanes import Lanes
 from web.queue.store import JobStore
+from web.queue.supervisor import Supervisor
+from web.runs.metrics_index import MetricsIndexes
 from web.security.auth import AuthGuard
 from web.security.body import BodyLimit
 from web.security.headers import SecurityHeaders
@@ -32,6 +36,10 @@ ROUTES = (
     "web.routes.public",
     "web.routes.pages",
     "web.routes.jobs",
+    "web.routes.runs",
+    "web.routes.results",
+    "web.routes.files",
+    "web.routes.settings",
     "web.routes.queue",
     "web.routes.stream",
 )
@@ -41,12 +49,17 @@ def make_services(settings: WebSettings) -> Services:
     """The parts of a server; opens and migrates the database. Raises UserError."""
     database = Database(settings.database_path)
     lanes = Lanes(database, settings.devices)
-    doorbell = Doorbell()
+    doorbell = Doorbell(_describe)
     database.listen(doorbell.ring)
     sessions = Sessions(database, settings.token)
+    store, preferences = JobStore(database, lanes), Preferences(database, settings)
+    supervisor = Supervisor(
+        settings, database, store, lanes, preferences, launcher=LocalLauncher(), ring=doorbell.ring
+    )
     return Services(
-        settings=settings, database=database, lanes=lanes, store=JobStore(database, lanes), sessions=sessions,
-        logins=LoginLimit(), doorbell=doorbell, pages=make_pages(sessions.required),
+        settings=settings, database=database, lanes=lanes, store=store, sessions=sessions,
+        logins=LoginLimit(), doorbell=doorbell, preferences=preferences, supervisor=supervisor,
+        metrics=MetricsIndexes(), pages=make_pages(sessions.required),
     )  # fmt: skip
 
 
@@ -56,10 +69,13 @@ def create_app(settings: WebSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if settings.schedule:
+            services.supervisor.start()
         try:
             yield
         finally:
             services.doorbell.close()
+            services.supervisor.stop()
             services.database.close()
 
     app = FastAPI(
@@ -80,6 +96,12 @@ def create_app(settings: WebSettings) -> FastAPI:
         assert isinstance(router, APIRouter)
         app.include_router(router)
     return app
+
+
+def _describe(topic: str) -> dict[str, str]:
+    """What an event says besides its name."""
+    kind, _, job_id = topic.partition("-")
+    return {"id": job_id} if kind in ("job", "log") and job_id else {}
 
 
 def _operation_id(route: APIRoute) -> str:

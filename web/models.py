@@ -224,6 +224,109 @@ class HealthOut(BaseModel):
     status: Literal["ok", "unavailable"]
 
 
+class LogOut(BaseModel):
+    """A piece of what a job printed."""
+
+    text: str = Field(description="Whole lines.")
+    offset: int = Field(description="Where the next piece begins.")
+    reset: bool = Field(description="The text is another one than was read before: begin anew.")
+    eof: bool = Field(description="Nothing more will come.")
+    attempt: int
+
+
+Point = tuple[int, float | None, float | None]
+
+
+class MetricsOut(BaseModel):
+    """Series of [step, time, value]. When generation changes, points read before may no longer hold."""
+
+    keys: list[str]
+    series: dict[str, list[Point]]
+    generation: int
+
+
+class LossPoint(BaseModel):
+    """A point of a series."""
+
+    step: int
+    wall_time: float | None
+    value: float | None
+
+
+class LossOut(BaseModel):
+    """One series."""
+
+    key: str
+    keys: list[str]
+    points: list[LossPoint]
+
+
+class CompareOut(BaseModel):
+    """One series of several jobs."""
+
+    key: str
+    series: dict[str, list[Point]]
+
+
+class SampleOut(BaseModel):
+    """A preview and, as far as it tells, prompt, seed and size."""
+
+    prompt_index: int
+    name: str
+    url: str
+    thumb_url: str
+    made_at: str
+    recipe: dict[str, Any]
+
+
+class SampleStep(BaseModel):
+    """The previews of a step."""
+
+    step: int
+    samples: list[SampleOut]
+
+
+class SampleList(BaseModel):
+    """Previews by step; more: there are earlier steps."""
+
+    steps: list[SampleStep]
+    more: bool
+
+
+class FileOut(BaseModel):
+    """A saved model; step: null for the finished one."""
+
+    name: str
+    path: str
+    size: int
+    step: int | None
+    modified_at: str
+    url: str
+
+
+class FileList(BaseModel):
+    """Saved models."""
+
+    files: list[FileOut]
+
+
+class SettingsOut(BaseModel):
+    """Folders and devices of the server."""
+
+    training_folder: str
+    datasets_folder: str
+    hf_token_set: bool
+    devices: list[str]
+
+
+class SettingsIn(Body):
+    """What to change; null puts the default back."""
+
+    training_folder: str | None = Field(None, max_length=1000)
+    datasets_folder: str | None = Field(None, max_length=1000)
+    hf_token: str | None = Field(None, max_length=500)
+
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemOut, "description": text, "content": {"application/problem+json": {}}}
     for status, text in {
@@ -235,6 +338,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         409: "Not in the state that things are in.",
         412: "Changed since it was read.",
         413: "The request is too large.",
+        415: "Not a kind of file that is taken here.",
         416: "There is no such range.",
         422: "A value that cannot be used.",
         429: "Too many requests.",

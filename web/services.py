@@ -10,8 +10,11 @@ from fastapi import Depends, Request
 from web.database import Database
 from web.doorbell import Doorbell
 from web.pages import Pages
+from web.preferences import Preferences
 from web.queue.lanes import Lanes
 from web.queue.store import JobStore
+from web.queue.supervisor import Supervisor
+from web.runs.metrics_index import MetricsIndexes
 from web.security.sessions import LoginLimit, Sessions
 from web.settings import WebSettings
 
@@ -27,6 +30,9 @@ class Services:
     sessions: Sessions
     logins: LoginLimit
     doorbell: Doorbell
+    preferences: Preferences
+    supervisor: Supervisor
+    metrics: MetricsIndexes
     pages: Pages
 
 

@@ -102,7 +102,6 @@ class Lanes:
     def last_position(self, tx: Transaction) -> int:
         """The position behind every job that waits, within a write that puts one there."""
         last = tx.execute(select(func.max(jobs.c.position)).where(jobs.c.status == "queued")).scalar()
-        _next_rev(tx)
         return (last or 0) + GAP
 
     def move(self, moves: Sequence[tuple[str, str | None]], rev: int | None = None) -> int:
@@ -172,7 +171,7 @@ class Lanes:
                 now = time.time()
                 moved = transition(
                     tx, job_id, "starting", expected=("queued",), who="scheduler",
-                    reason=f"its turn on {', '.join(devices)}", attempt=attempt,
+                    reason=f"its turn on {', '.join(devices)}", of_attempt=attempt,
                     **_fresh(attempt + 1, now),
                 )  # fmt: skip
                 if not moved:
@@ -181,7 +180,6 @@ class Lanes:
                     tx.execute(
                         insert(leases).values(device=device, job_id=job_id, attempt=attempt + 1, since=now)
                     )
-                _next_rev(tx)
                 return job_of(tx.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one())
         return None
 

@@ -146,6 +146,15 @@ class JobStore:
             touch_job(tx, job_id)
         return job
 
+    def user_of(self, run_folder: str, except_id: str) -> str | None:
+        """The name of another job that writes the same run folder, or None."""
+        query = select(jobs.c.name, jobs.c.run_folders).where(jobs.c.id != except_id)
+        with self.database.read() as connection:
+            for name, folders in connection.execute(query):
+                if run_folder in json.loads(folders):
+                    return str(name)
+        return None
+
     def enqueue(
         self, job_id: str, snapshot: str, run_folders: Sequence[str], *,
         start_queue: bool = True, who: str = "user",
@@ -190,7 +199,7 @@ class JobStore:
             values = {"stop_mode": mode, "stop_at": time.time(), "requeue": int(requeue)}
             if job.status != "stopping":
                 transition(
-                    tx, job_id, "stopping", expected=(job.status,), attempt=job.attempt, who=who,
+                    tx, job_id, "stopping", expected=(job.status,), of_attempt=job.attempt, who=who,
                     reason=reason, **values,
                 )  # fmt: skip
             else:
@@ -210,7 +219,7 @@ class JobStore:
         assert to in ENDED
         with self.database.write() as tx:
             if not transition(
-                tx, job.id, to, expected=ACTIVE, attempt=job.attempt, who=who, reason=reason,
+                tx, job.id, to, expected=ACTIVE, of_attempt=job.attempt, who=who, reason=reason,
                 ended_at=time.time(), **columns,
             ):  # fmt: skip
                 raise conflict(f"the job is {_job(tx, job.id).status} and does not run")

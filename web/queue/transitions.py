@@ -10,7 +10,7 @@ from sqlalchemy import delete, insert, select, update
 
 from web.database import Transaction
 from web.queue.states import ACTIVE, FOLLOWERS, State
-from web.schema import events, jobs, leases
+from web.schema import counters, events, jobs, leases
 
 
 def touch_job(tx: Transaction, job_id: str) -> None:
@@ -20,15 +20,20 @@ def touch_job(tx: Transaction, job_id: str) -> None:
 
 def transition(
     tx: Transaction, job_id: str, to: State, *,
-    expected: Iterable[State], who: str, reason: str, attempt: int | None = None, **columns: Any,
+    expected: Iterable[State], who: str, reason: str, of_attempt: int | None = None,
+    **columns: Any,
 ) -> bool:  # fmt: skip
-    """Move a job to `to` if it is in one of the `expected` states (and in this `attempt`); whether it did.
+    """Move a job to `to` if it is in one of the `expected` states (and `of_attempt`, if given); whether it did.
 
     A job that leaves the active states gives its devices back in the same transaction.
     """
     query = select(jobs.c.status, jobs.c.attempt, jobs.c.name).where(jobs.c.id == job_id)
     row = tx.execute(query).one_or_none()
-    if row is None or row.status not in set(expected) or (attempt is not None and row.attempt != attempt):
+    if (
+        row is None
+        or row.status not in set(expected)
+        or (of_attempt is not None and row.attempt != of_attempt)
+    ):
         return False
     if to not in FOLLOWERS[row.status]:
         raise ValueError(f"a job that is {row.status} cannot become {to}")
@@ -42,6 +47,8 @@ def transition(
         return False
     if to not in ACTIVE:
         tx.execute(delete(leases).where(leases.c.job_id == job_id))
+    if "queued" in (to, row.status):
+        tx.execute(update(counters).where(counters.c.name == "queue_rev").values(value=counters.c.value + 1))
     note(tx, job_id, row.name, who=who, reason=reason, attempt=columns.get("attempt", row.attempt),
          from_status=row.status, to_status=to)  # fmt: skip
     tx.touch("queue")
