@@ -47,6 +47,9 @@ def ending_of(
         return Ending("stopped", "stopped with a checkpoint", exit.code)
     if exit.code == EXIT_INTERRUPTED:
         return Ending("stopped", "interrupted before there was anything to save", exit.code)
+    if mode is not None and status is None:
+        # An interrupt while Python itself is starting ends it with code 1.
+        return Ending("stopped", "stopped before it had begun", exit.code)
     if mode in ("now", "kill"):
         return Ending("stopped", f"ended with code {exit.code} while it was stopped", exit.code)
     errors = (status.exit or {}).get("error") if status is not None else None
