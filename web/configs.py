@@ -19,6 +19,7 @@ from toolkit.paths import ROOT
 from web.environment import is_secret_name
 
 MAX_BYTES = 256 * 1024
+_MAX_DEPTH = 60
 _MAX_NODES = 50_000  # once aliases are spelled out
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[^\W_][\w .-]{0,98}[^\W_.]|[^\W_]|[^\W_][\w .-]{0,98}[_-]")
@@ -115,30 +116,34 @@ def _unreadable(text: str) -> Problem | None:
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         return Problem("web.too_large", f"is larger than {MAX_BYTES // 1024} KiB", FILE)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        count = 0 if node is None else _expanded(node, {})
+        return _swollen(text)
     except (yaml.YAMLError, ValueError):
         return None  # the loader says what is wrong, with its line
-    except RecursionError:
-        return Problem("config.syntax", "is nested too deeply", FILE)
-    if count > _MAX_NODES:
-        return Problem(
-            "web.too_large", f"holds more than {_MAX_NODES} values once its aliases are spelled out", FILE
-        )
+
+
+def _swollen(text: str) -> Problem | None:
+    """Find deep nesting, and aliases that stand for too much, from the parser's events: nothing is built."""
+    sizes: dict[str, int] = {}
+    stack: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and how many values there are so far
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        anchor, found = getattr(event, "anchor", None), 0
+        if isinstance(event, yaml.AliasEvent):
+            found = sizes.get(event.anchor, _MAX_NODES + 1)  # of itself: without end
+        elif isinstance(event, yaml.ScalarEvent):
+            found = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            stack.append((anchor, 1))
+            if len(stack) > _MAX_DEPTH:
+                return Problem("config.syntax", "is nested too deeply", FILE, line=event.start_mark.line + 1)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, found = stack.pop()
+        if anchor is not None and not isinstance(event, yaml.CollectionStartEvent | yaml.AliasEvent):
+            sizes[anchor] = found
+        stack[-1] = (stack[-1][0], stack[-1][1] + found)
+        if stack[-1][1] > _MAX_NODES:
+            message = f"holds more than {_MAX_NODES} values once its aliases are spelled out"
+            return Problem("web.too_large", message, FILE, line=event.start_mark.line + 1)
     return None
-
-
-def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many nodes a node stands for when every alias in it is replaced by what it names."""
-    if id(node) not in known:
-        known[id(node)] = _MAX_NODES + 1  # met again inside itself: without end
-        children: list[yaml.Node] = []
-        if isinstance(node, yaml.SequenceNode):
-            children = node.value
-        elif isinstance(node, yaml.MappingNode):
-            children = [child for pair in node.value for child in pair]
-        known[id(node)] = 1 + sum(_expanded(child, known) for child in children)
-    return known[id(node)]
 
 
 def _load(path: Path, name: str | None, environment: Mapping[str, str]) -> CheckedConfig:

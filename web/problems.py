@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -9,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
@@ -76,7 +77,9 @@ def problem_response(
 ) -> Response:  # fmt: skip
     """An error as a response."""
     body = problem_body(status, code, detail, instance, errors)
-    return JSONResponse(body, status, headers=dict(headers or {}), media_type="application/problem+json")
+    # In ASCII, so that whatever a client sent and is told of can be written.
+    text = json.dumps(body)
+    return Response(text, status, headers=dict(headers or {}), media_type="application/problem+json")
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:

@@ -17,39 +17,40 @@ IDLE_S = 30.0
 UPLOADS: tuple[tuple[str, int], ...] = ((r"/api/datasets/[^/]+/items", 4 * 1024**3),)
 
 
-class _TooLarge(Exception):
-    pass
-
-
-class _TooSlow(Exception):
+class _Refused(Exception):  # noqa: N818 - never seen outside of this file
     pass
 
 
 class _Body:
-    """A body on its way to the app: its bytes are counted and its pauses timed."""
+    """A body on its way to the app: its bytes are counted and its pauses timed. status: why it was refused."""
 
     def __init__(self, receive: Receive, send: Send, limit: int, idle_s: float) -> None:
         self._receive, self._send, self._limit, self._idle_s = receive, send, limit, idle_s
         self._size = 0
         self._complete = False
         self.answered = False
+        self.status: int | None = None
 
     async def receive(self) -> Message:
-        """The next piece. Raises _TooLarge or _TooSlow."""
+        """The next piece. Raises _Refused, which the app may take for a broken connection."""
         if self._complete:
             return await self._receive()  # waits for the client to go away; that may take for ever
         try:
             message = await asyncio.wait_for(self._receive(), self._idle_s)
         except TimeoutError:
-            raise _TooSlow from None
+            self.status = 408
+            raise _Refused from None
         self._size += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         if self._size > self._limit:
-            raise _TooLarge
+            self.status = 413
+            raise _Refused
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass an answer on."""
+        """Pass an answer on, unless the body was refused before it began."""
+        if self.status is not None and not self.answered:
+            return
         self.answered = True
         await self._send(message)
 
@@ -81,14 +82,16 @@ class BodyLimit:
         body = _Body(receive, send, limit, self.idle_s)
         try:
             await self.app(scope, body.receive, body.send)
-        except (_TooLarge, _TooSlow) as error:
+        except _Refused:
             if body.answered:
                 raise
-            if isinstance(error, _TooLarge):
-                await self._too_large(scope, receive, send, limit)
-            else:
-                text = f"no data came for {self.idle_s:g} s"
-                await refuse(scope, receive, send, 408, "web.slow", text, Connection="close")
+        if body.answered or body.status is None:
+            return
+        if body.status == 413:
+            await self._too_large(scope, receive, send, limit)
+        else:
+            text = f"no data came for {self.idle_s:g} s"
+            await refuse(scope, receive, send, 408, "web.slow", text, Connection="close")
 
     async def _too_large(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         text = f"the request is larger than {limit} bytes"
