@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # A process for each core, at most four: each holds its own torch and diffusers, over a gigabyte.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help venv demo test test-slow test-gpu check format bench clean distclean
+.PHONY: help venv demo serve test test-slow test-gpu check format bench openapi clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -44,6 +44,12 @@ demo: $(READY)  ## train a LoRA on the embedded model in minutes and show what i
 	rm -rf output/demo
 	$(PY) run.py config/examples/demo.yml
 	$(PY) -m tools.score_demo
+
+serve: $(READY)  ## the web UI and its queue, on http://127.0.0.1:8675
+	$(PY) -m web
+
+openapi: $(READY)  ## write docs/openapi.json from the routes
+	$(PY) -m tools.write_openapi
 
 test: export HF_HUB_OFFLINE = 1
 test: $(READY)  ## the fast tests (under five minutes)

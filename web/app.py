@@ -6,6 +6,7 @@ import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -15,6 +16,7 @@ from web import problems
 from web.database import Database
 from web.doorbell import Doorbell
 from web.launchers.local import LocalLauncher
+from web.models import ProblemOut
 from web.pages import make_pages
 from web.preferences import Preferences
 from web.queue.lanes import Lanes
@@ -95,6 +97,7 @@ def create_app(settings: WebSettings) -> FastAPI:
         router = importlib.import_module(name).router
         assert isinstance(router, APIRouter)
         app.include_router(router)
+    _with_problems(app)
     return app
 
 
@@ -102,6 +105,21 @@ def _describe(topic: str) -> dict[str, str]:
     """What an event says besides its name."""
     kind, _, job_id = topic.partition("-")
     return {"id": job_id} if kind in ("job", "log") and job_id else {}
+
+
+def _with_problems(app: FastAPI) -> None:
+    """Add the form of an error, which routes only refer to, to the description of the API."""
+    original = app.openapi
+
+    def described() -> dict[str, Any]:
+        schema = original()
+        known = schema.setdefault("components", {}).setdefault("schemas", {})
+        if "ProblemOut" not in known:
+            problem = ProblemOut.model_json_schema(ref_template="#/components/schemas/{model}")
+            known |= {**problem.pop("$defs", {}), "ProblemOut": problem}
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def _operation_id(route: APIRoute) -> str:

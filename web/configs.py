@@ -128,13 +128,13 @@ def _swollen(text: str) -> Problem | None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         anchor, found = getattr(event, "anchor", None), 0
         if isinstance(event, yaml.AliasEvent):
-            found = sizes.get(event.anchor, _MAX_NODES + 1)  # of itself: without end
+            found = sizes.get(event.anchor or "", _MAX_NODES + 1)  # of itself: without end
         elif isinstance(event, yaml.ScalarEvent):
             found = 1
         elif isinstance(event, yaml.CollectionStartEvent):
             stack.append((anchor, 1))
             if len(stack) > _MAX_DEPTH:
-                return Problem("config.syntax", "is nested too deeply", FILE, line=event.start_mark.line + 1)
+                return Problem("config.syntax", "is nested too deeply", FILE, line=_line(event))
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, found = stack.pop()
         if anchor is not None and not isinstance(event, yaml.CollectionStartEvent | yaml.AliasEvent):
@@ -142,8 +142,12 @@ def _swollen(text: str) -> Problem | None:
         stack[-1] = (stack[-1][0], stack[-1][1] + found)
         if stack[-1][1] > _MAX_NODES:
             message = f"holds more than {_MAX_NODES} values once its aliases are spelled out"
-            return Problem("web.too_large", message, FILE, line=event.start_mark.line + 1)
+            return Problem("web.too_large", message, FILE, line=_line(event))
     return None
+
+
+def _line(event: yaml.Event) -> int | None:
+    return None if event.start_mark is None else event.start_mark.line + 1
 
 
 def _load(path: Path, name: str | None, environment: Mapping[str, str]) -> CheckedConfig:

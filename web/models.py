@@ -10,7 +10,7 @@ from web.queue.states import State, StopMode
 
 
 def _is_torn(data: Any) -> bool:
-    """Whether a text in `data` cannot be written: JSON can name half of a letter that needs two UTF-16 units."""
+    """Whether a text in `data` cannot be written: JSON can name half of a letter of two UTF-16 units."""
     if isinstance(data, str):
         return any("\ud800" <= letter <= "\udfff" for letter in data)
     if isinstance(data, dict):
@@ -344,7 +344,10 @@ class SettingsIn(Body):
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemOut, "description": text, "content": {"application/problem+json": {}}}
+    status: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}},
+    }
     for status, text in {
         400: "The Host is not allowed, or the request is malformed.",
         401: "Not signed in.",

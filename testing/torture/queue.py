@@ -1,8 +1,8 @@
-"""python -m testing.torture.queue --jobs 200: the queue while its server, shims and jobs are killed at random.
+"""python -m testing.torture.queue --jobs 200: the queue while what it is made of is killed at random.
 
-Short jobs on three lanes; SIGKILL for the server, a shim, a job or both, and stops of every kind, at random moments.
-Afterwards: no job ran twice at once and no device two jobs at once, none is lost or stuck, no device is held, no
-process is left, and each job's state is what really happened to it.
+Short jobs on three lanes; SIGKILL for the server, a shim, a job or both, and stops of every kind, at random
+moments. Afterwards: no job ran twice at once and no device two jobs at once, none is lost or stuck, no device
+is held, no process is left, and each job's state is what really happened to it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ class Torture:
         """A job of random length on random devices; some fail by themselves."""
         name = f"job{number:04d}"
         devices = self.random.choices(DEVICES, weights=(3, 3, 3, 1))[0]
-        meta = {"steps": self.random.randint(1, STEPS), "seconds": 0.05, "exit": int(self.random.random() < 0.1)}
+        meta = {
+            "steps": self.random.randint(1, STEPS),
+            "seconds": 0.05,
+            "exit": int(self.random.random() < 0.1),
+        }
         config = {
             "job": "train",
             "config": {
@@ -87,7 +91,8 @@ class Torture:
                     {
                         "type": "sd_trainer", "training_folder": str(self.folder / "output"), "device": "cpu",
                         "model": {"name_or_path": "tiny-sd"}, "network": {"type": "lora", "linear": 4},
-                        "datasets": [{"folder_path": str(ROOT / "datasets" / "drawings"), "resolution": [32]}],
+                        "datasets": [{"folder_path": str(ROOT / "datasets" / "drawings"),
+                        "resolution": [32]}],
                         "train": {"steps": 4, "dtype": "fp32"},
                         "sample": {"prompts": ["a red circle"], "width": 32, "height": 32},
                     }
@@ -105,7 +110,9 @@ class Torture:
         """Every job as the API shows it."""
         found, cursor = [], None
         while True:
-            page = self.client.get("/api/jobs", params={"limit": 500, **({"cursor": cursor} if cursor else {})})
+            page = self.client.get(
+                "/api/jobs", params={"limit": 500, **({"cursor": cursor} if cursor else {})}
+            )
             page.raise_for_status()
             found += page.json()["jobs"]
             cursor = page.json()["next_cursor"]
@@ -119,7 +126,8 @@ class Torture:
         if self.random.random() < 0.12:
             self.kill_server()
             return
-        active = self.client.get("/api/jobs", params={"status": ["starting", "running", "stopping"]}).json()["jobs"]
+        query = {"status": ["starting", "running", "stopping"]}
+        active = self.client.get("/api/jobs", params=query).json()["jobs"]
         if not active:
             return
         job = self.random.choice(active)
@@ -197,12 +205,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             jobs = torture.run(wanted.jobs, 60 * wanted.minutes, wanted.pause)
             events = {
-                job["id"]: torture.client.get(f"/api/jobs/{job['id']}/events").json()["events"] for job in jobs
+                job["id"]: torture.client.get(f"/api/jobs/{job['id']}/events").json()["events"]
+                for job in jobs
             }
             queue = torture.client.get("/api/queue").json()
         finally:
             torture.close()
-        found = judge(torture.jobs, jobs, events, queue, folder=folder, kills=torture.kills, stops=torture.stops)
+        found = judge(
+            torture.jobs, jobs, events, queue, folder=folder, kills=torture.kills, stops=torture.stops
+        )
         spent = time.monotonic() - started
     states = Counter(job["status"] for job in jobs)
     attempts = sum(job["attempt"] for job in jobs)

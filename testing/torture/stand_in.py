@@ -2,9 +2,9 @@
 
     python testing/torture/stand_in.py CONFIG --name=NAME
 
-`meta:` of the config says how it behaves: steps, seconds (of a step), exit (its code), ignore (signals and commands),
-checkpoint (steps are kept over a stop). Each step of each attempt is written to marks.txt with the process's number, so
-that a test can see whether two ever ran at once.
+`meta:` of the config says how it behaves: steps, seconds (of a step), exit (its code), ignore (stops). Each
+step of each attempt is written to marks.txt with the process's number, so that a test can see whether two ever
+ran at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from toolkit.errors import EXIT_STOPPED, JobStopped
+from toolkit.runs import atomic
 from toolkit.runs.commands import CommandBox, StopRequest
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.lock import RunLock
@@ -61,7 +62,7 @@ def run(folder: RunFolder, wanted: dict) -> int:
                 with (folder.path / "marks.txt").open("a") as marks:
                     marks.write(f"{os.getpid()} {time.time():.6f} {step}\n")
                 time.sleep(wanted["seconds"])
-                saved.write_text(f"{step}")
+                atomic.write_text(saved, f"{step}", durable=False)
                 status.tick(step, loss=1 / step)
                 metrics.write(step, loss=1 / step)
                 for name in ("save", "sample"):

@@ -34,7 +34,12 @@ def test_an_old_database_is_brought_up_to_date_and_kept(tmp_path):
     database = Database(path)
     store = JobStore(database, Lanes(database, DEVICES))
     done, waiting = store.get("a" * 12), store.get("b" * 12)
-    assert (done.name, done.status, done.step, done.run_folders) == ("old_done", "completed", 250, ("/old/output/old_done",))
+    assert (done.name, done.status, done.step, done.run_folders) == (
+        "old_done",
+        "completed",
+        250,
+        ("/old/output/old_done",),
+    )
     assert (waiting.devices, waiting.stalled, waiting.lr) == (("gpu:0", "gpu:1"), False, None)
     assert store.events(done.id)[0]["reason"] == "created" and store.lanes.rev() == 9
     backup = tmp_path / "web.sqlite.v1.bak"
@@ -114,7 +119,8 @@ def filled(tmp_path: Path, count: int) -> tuple[Database, Lanes, JobStore]:
     database = Database(tmp_path / "web.sqlite")
     lanes = Lanes(database, DEVICES)
     rows = [
-        {"id": f"{n:012x}", "name": f"job {n}", "kind": "train", "status": "queued", "devices": DEVICES[n % 2],
+        {"id": f"{n:012x}", "name": f"job {n}", "kind": "train", "status": "queued",
+        "devices": DEVICES[n % 2],
          "launcher": "{}", "position": 1024 * (n + 1), "attempt": 0, "rev": 1, "created_at": float(n),
          "updated_at": float(n), "reason": "", "phase": "", "info": "", "step": 0, "stalled": 0, "requeue": 0,
          "run_folders": "[]"}
@@ -185,7 +191,9 @@ def test_ten_thousand_jobs_are_claimed_and_listed_fast(tmp_path):
     few = seconds(lambda: list_jobs(small, JobQuery()))
     # As fast as with a hundred, up to noise; a scan of all rows takes fifty times as long.
     assert seconds(lambda: list_jobs(database, JobQuery())) < 5 * few + 0.005
-    assert seconds(lambda: list_jobs(database, JobQuery(status=("queued",), sort="position"))) < 5 * few + 0.01
+    assert (
+        seconds(lambda: list_jobs(database, JobQuery(status=("queued",), sort="position"))) < 5 * few + 0.01
+    )
     assert seconds(claim_one) < 0.1
     page, cursor = list_jobs(database, JobQuery(sort="oldest", limit=500))
     seen = [job.id for job in page]
@@ -214,9 +222,9 @@ def test_states_change_only_as_allowed(tmp_path):
             transition(tx, job_id, "completed", expected=("queued",), who="test", reason="")
         assert not transition(tx, job_id, "draft", expected=("running",), who="test", reason="")
         assert not transition(tx, job_id, "draft", expected=("queued",), of_attempt=5, who="test", reason="")
-        assert transition(tx, job_id, "draft", expected=("queued",), of_attempt=0, who="test", reason="why not")
+        assert transition(
+            tx, job_id, "draft", expected=("queued",), of_attempt=0, who="test", reason="why not"
+        )
     assert store.get(job_id).reason == "why not"
     assert [event["reason"] for event in store.events(job_id)] == ["why not"]
     assert set(FOLLOWERS) == set(STATES) and all(FOLLOWERS.values())
-
-

@@ -9,7 +9,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -24,21 +23,36 @@ from web.security.sessions import IDLE_S
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 MAKE = {"config_yaml": "job: train\nconfig: {name: one}"}
 
-GOOD_HOSTS = ["localhost", "LOCALHOST:8675", "127.0.0.1", "127.0.0.1:8675", "[::1]:8675", "[::1]", "192.168.1.5:80", "my.box"]
+GOOD_HOSTS = [
+    "localhost",
+    "LOCALHOST:8675",
+    "127.0.0.1",
+    "127.0.0.1:8675",
+    "[::1]:8675",
+    "[::1]",
+    "192.168.1.5:80",
+    "my.box",
+]
 BAD_HOSTS = [
-    "evil.example", "localhost.evil", "localhost@evil", "evil.example:8675", "", " ", "localhost:99999", "localhost:x",
-    "localhost:", "x/login?", "localhost/../", "[::1", "my.box.evil", "127.0.0.1.evil.example", "0x7f.1.evil", "a b",
+    "evil.example", "localhost.evil", "localhost@evil", "evil.example:8675", "", " ", "localhost:99999",
+    "localhost:x",
+    "localhost:", "x/login?", "localhost/../", "[::1", "my.box.evil", "127.0.0.1.evil.example",
+    "0x7f.1.evil", "a b",
 ]  # fmt: skip
 
 
 def test_names_of_this_server_are_taken(settings):
-    with TestClient(create_app(replace(settings, allowed_hosts=frozenset({"my.box"}))), base_url=BASE) as client:
+    with TestClient(
+        create_app(replace(settings, allowed_hosts=frozenset({"my.box"}))), base_url=BASE
+    ) as client:
         for host in GOOD_HOSTS:
             assert client.get("/api/jobs", headers={"Host": host}).status_code == 200, host
 
 
 def test_other_names_are_refused_for_reading_too(client):
-    for host, path in itertools.product(BAD_HOSTS, ["/api/jobs", "/jobs", "/static/app.css", "/healthz", "/api/events"]):
+    for host, path in itertools.product(
+        BAD_HOSTS, ["/api/jobs", "/jobs", "/static/app.css", "/healthz", "/api/events"]
+    ):
         response = client.get(path, headers={"Host": host})
         assert response.status_code == 400, (host, path)
     assert client.get("/api/jobs", headers={"Host": "my.box"}).status_code == 400
@@ -76,7 +90,9 @@ def test_where_a_change_may_come_from(client):
 
 def check_origin(client, site: str | None, origin: str | None) -> None:
     """Check that a change with these headers is refused, or passes, as the rule says."""
-    headers = {key: value for key, value in (("Sec-Fetch-Site", site), ("Origin", origin)) if value is not None}
+    headers = {
+        key: value for key, value in (("Sec-Fetch-Site", site), ("Origin", origin)) if value is not None
+    }
     response = client.post("/api/jobs", json={}, headers=headers)  # 422 if it may pass
     if site is not None:
         allowed = site in ("same-origin", "none")
@@ -88,7 +104,9 @@ def check_origin(client, site: str | None, origin: str | None) -> None:
 def test_a_cookie_alone_does_not_change_anything(locked):
     locked.post("/api/auth/login", json={"token": TOKEN})
     assert locked.get("/api/jobs").status_code == 200
-    assert locked.post("/api/jobs", json=MAKE).status_code == 403  # neither header: no browser of today sends that
+    assert (
+        locked.post("/api/jobs", json=MAKE).status_code == 403
+    )  # neither header: no browser of today sends that
     assert locked.post("/api/jobs", json=MAKE, headers={"Sec-Fetch-Site": "same-origin"}).status_code == 201
     assert locked.get("/api/jobs", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 
@@ -105,7 +123,10 @@ def test_the_token_opens_as_bearer_and_nowhere_else(locked):
 def test_signing_in_and_out(locked):
     page = locked.get("/jobs?q=a", headers={"Accept": "text/html"})
     assert page.status_code == 401 and 'name="token"' in page.text and 'value="/jobs?q=a"' in page.text
-    assert locked.get("/jobs", headers={"Accept": "text/html", "HX-Request": "true"}).headers["hx-redirect"] == "/login"
+    assert (
+        locked.get("/jobs", headers={"Accept": "text/html", "HX-Request": "true"}).headers["hx-redirect"]
+        == "/login"
+    )
     wrong = locked.post("/login", data={"token": "wrong", "next": "/jobs"}, follow_redirects=False)
     assert wrong.status_code == 401 and "set-cookie" not in wrong.headers
     right = locked.post("/login", data={"token": TOKEN, "next": "/jobs?q=a"}, follow_redirects=False)
@@ -168,7 +189,8 @@ def test_the_token_is_compared_in_constant_time():
 
 def test_the_token_shows_up_nowhere(locked, caplog):
     with caplog.at_level(logging.DEBUG):
-        for path in ("/api/jobs", "/jobs", "/nothing", "/api/jobs/x", f"/api/jobs?token={TOKEN}", "/openapi.json", "/docs",
+        for path in ("/api/jobs", "/jobs", "/nothing", "/api/jobs/x", f"/api/jobs?token={TOKEN}",
+        "/openapi.json", "/docs",
                      "/api/settings"):  # fmt: skip
             assert TOKEN not in locked.get(path, headers=BEARER).text
         bad = locked.post("/api/auth/login", json={"token": TOKEN, "x": 1})
@@ -200,7 +222,9 @@ def test_behind_a_proxy_links_begin_with_its_path(settings):
             text = client.get(path, headers=BEARER).text
             assert 'href="/ai/static/app.css"' in text and 'href="/ai/jobs"' in text
             assert set(re.findall(r'(?:href|src|action)="(/[^"]*)"', text)) == {
-                link for link in re.findall(r'(?:href|src|action)="(/[^"]*)"', text) if link.startswith("/ai/")
+                link
+                for link in re.findall(r'(?:href|src|action)="(/[^"]*)"', text)
+                if link.startswith("/ai/")
             }
         made = client.post("/api/jobs", json=MAKE, headers=BEARER)
         assert made.headers["location"].startswith("/ai/api/jobs/")
@@ -211,8 +235,12 @@ def test_behind_a_proxy_links_begin_with_its_path(settings):
 
 def test_a_large_body_is_refused_announced_or_not(client):
     big = b"x" * (2 * 1024 * 1024 + 1)
-    assert client.post("/api/jobs", content=big, headers={"Content-Type": "application/json"}).status_code == 413
-    pieces = client.post("/api/jobs", content=iter([big[:1_500_000]] * 2), headers={"Content-Type": "application/json"})
+    assert (
+        client.post("/api/jobs", content=big, headers={"Content-Type": "application/json"}).status_code == 413
+    )
+    pieces = client.post(
+        "/api/jobs", content=iter([big[:1_500_000]] * 2), headers={"Content-Type": "application/json"}
+    )
     assert pieces.status_code == 413 and pieces.json()["code"] == "web.too_large"
     lying = client.post("/api/jobs", content=iter([b"{", b"}"]), headers={"Content-Type": "application/json"})
     assert lying.status_code == 422
@@ -239,5 +267,10 @@ def test_a_body_that_stops_coming_is_given_up():
 def test_only_uploads_may_be_large():
     limit = BodyLimit(None)
     assert limit.limit_of("/api/datasets/cats/items") > 1e9
-    for path in ("/api/datasets/cats/items/x", "/api/datasets/a/b/items", "/api/jobs", "/x/api/datasets/cats/items"):
+    for path in (
+        "/api/datasets/cats/items/x",
+        "/api/datasets/a/b/items",
+        "/api/jobs",
+        "/x/api/datasets/cats/items",
+    ):
         assert limit.limit_of(path) == 2 * 1024 * 1024

@@ -19,7 +19,12 @@ def test_a_job_is_made_read_listed_and_deleted(client, config):
     response = client.post("/api/jobs", json={"config_yaml": config(), "devices": ["gpu:1", "gpu:0"]})
     job = response.json()
     assert response.status_code == 201 and response.headers["location"] == f"/api/jobs/{job['id']}"
-    assert (job["name"], job["kind"], job["status"], job["devices"]) == ("small", "train", "draft", ["gpu:0", "gpu:1"])
+    assert (job["name"], job["kind"], job["status"], job["devices"]) == (
+        "small",
+        "train",
+        "draft",
+        ["gpu:0", "gpu:1"],
+    )
     models.JobOut.model_validate(job)
     again = client.get(f"/api/jobs/{job['id']}")
     assert again.json() == job and again.headers["etag"] == response.headers["etag"]
@@ -60,12 +65,16 @@ def test_errors_are_problems_that_old_clients_can_read(client):
 
 def test_half_a_letter_is_refused_or_taken_but_breaks_nothing(client):
     half = '"\\ud800"'
-    for body in (f'{{"config_yaml": {half}}}', f'{{"name": {half}, "config_yaml": "x"}}', f'{{"config": {{"job": {half}}}}}',
+    for body in (f'{{"config_yaml": {half}}}', f'{{"name": {half}, "config_yaml": "x"}}',
+    f'{{"config": {{"job": {half}}}}}',
                  f'{{"config": {{{half}: 1}}}}', f'{{"name": "a", "config": {{"x": {half}}}}}'):  # fmt: skip
         for path in ("/api/jobs", "/api/config/validate"):
             response = client.post(path, content=body, headers={"Content-Type": "application/json"})
             assert response.status_code < 500, (path, body, response.text)
-    for path, body in (("/api/auth/login", f'{{"token": {half}}}'), ("/api/settings", f'{{"hf_token": {half}}}')):
+    for path, body in (
+        ("/api/auth/login", f'{{"token": {half}}}'),
+        ("/api/settings", f'{{"hf_token": {half}}}'),
+    ):
         method = "PATCH" if "settings" in path else "POST"
         answer = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 422
@@ -85,8 +94,12 @@ def test_names_are_unique_and_fit_the_config(client, config):
     assert taken.status_code == 409 and taken.json()["error"].startswith("Job name already exists")
     assert client.post("/api/jobs", json={"config_yaml": config("a"), "name": "b"}).status_code == 422
     assert client.post("/api/jobs", json={"config_yaml": config("a"), "kind": "eval"}).status_code == 422
-    assert client.post("/api/jobs", json={"config_yaml": config("a"), "devices": ["gpu:7"]}).status_code == 422
-    assert client.post("/api/jobs", json={"config_yaml": config("a"), "devices": ["0; rm"]}).status_code == 422
+    assert (
+        client.post("/api/jobs", json={"config_yaml": config("a"), "devices": ["gpu:7"]}).status_code == 422
+    )
+    assert (
+        client.post("/api/jobs", json={"config_yaml": config("a"), "devices": ["0; rm"]}).status_code == 422
+    )
     tagged = client.post("/api/jobs", json={"config_yaml": config("'[name]'"), "name": "tagged"})
     assert tagged.json()["name"] == "tagged"
     assert client.post(f"/api/jobs/{tagged.json()['id']}/enqueue").status_code == 202
@@ -136,9 +149,13 @@ def test_the_queue_is_entered_left_and_ordered(client, config):
     assert queue["order"] == jobs and [lane["waiting"] for lane in queue["lanes"]] == [3, 0, 0]
     assert not any(lane["started"] for lane in queue["lanes"])
     assert client.post(f"/api/jobs/{jobs[0]}/enqueue").status_code == 409
-    moved = client.patch("/api/queue/order", params={"rev": queue["rev"]}, json=[{"id": jobs[2], "after": None}])
+    moved = client.patch(
+        "/api/queue/order", params={"rev": queue["rev"]}, json=[{"id": jobs[2], "after": None}]
+    )
     assert moved.status_code == 200 and client.get("/api/queue").json()["order"] == [jobs[2], *jobs[:2]]
-    stale = client.patch("/api/queue/order", params={"rev": queue["rev"]}, json=[{"id": jobs[0], "after": None}])
+    stale = client.patch(
+        "/api/queue/order", params={"rev": queue["rev"]}, json=[{"id": jobs[0], "after": None}]
+    )
     assert stale.status_code == 409 and client.get("/api/queue").json()["order"] == [jobs[2], *jobs[:2]]
     assert client.post(f"/api/jobs/{jobs[2]}/dequeue").json()["status"] == "draft"
     assert client.post(f"/api/jobs/{jobs[2]}/dequeue").status_code == 409
@@ -235,7 +252,9 @@ def test_lists_are_filtered_sorted_and_cut_into_pages(client, config):
     assert found(status="running") == [] and found(kind="eval") == []
     pages, cursor = [], None
     while True:
-        page = client.get("/api/jobs", params={"limit": 3, "sort": "name", **({"cursor": cursor} if cursor else {})})
+        page = client.get(
+            "/api/jobs", params={"limit": 3, "sort": "name", **({"cursor": cursor} if cursor else {})}
+        )
         pages.append([job["name"] for job in page.json()["jobs"]])
         cursor = page.json()["next_cursor"]
         if cursor is None:
@@ -243,7 +262,9 @@ def test_lists_are_filtered_sorted_and_cut_into_pages(client, config):
     assert pages == [["alpha", "beta 2", "beta_1"], ["gamma"]]
 
 
-@pytest.mark.parametrize("text", ["' OR 1=1--", "%", "_", "\\", '"; DROP TABLE jobs;--', "x' UNION SELECT * FROM settings--"])
+@pytest.mark.parametrize(
+    "text", ["' OR 1=1--", "%", "_", "\\", '"; DROP TABLE jobs;--', "x' UNION SELECT * FROM settings--"]
+)
 def test_a_search_is_text_and_no_query(client, config, text):
     make(client, config, "plain")
     make(client, config, "with_line")
@@ -252,7 +273,8 @@ def test_a_search_is_text_and_no_query(client, config, text):
     assert client.get("/jobs", params={"q": text}).status_code == 200
 
 
-@pytest.mark.parametrize("params", [{"sort": "name; drop table jobs"}, {"status": "x"}, {"cursor": "?"}, {"cursor": "WzEsMl0"},
+@pytest.mark.parametrize("params", [{"sort": "name; drop table jobs"}, {"status": "x"}, {"cursor": "?"},
+{"cursor": "WzEsMl0"},
                                     {"cursor": "bnVsbA"}, {"limit": "501"}, {"limit": "x"}])  # fmt: skip
 def test_a_list_that_cannot_be_asked_for_is_refused(client, params):
     assert client.get("/api/jobs", params=params).status_code == 422
@@ -262,7 +284,9 @@ def test_configs_are_checked_with_lines_and_remedies(client, config):
     good = client.post("/api/config/validate", json={"config_yaml": config()}).json()
     models.CheckOut.model_validate(good)
     assert good["ok"] and good["normalized"]["process"][0]["train"]["steps"] == 4
-    bad = client.post("/api/config/validate", json={"config_yaml": config().replace("steps:", "stepz:")}).json()
+    bad = client.post(
+        "/api/config/validate", json={"config_yaml": config().replace("steps:", "stepz:")}
+    ).json()
     error = bad["errors"][0]
     assert not bad["ok"] and bad["normalized"] is None
     assert error["pointer"] == "train.stepz" and error["line"] == 12 and "steps" in error["remedy"]
@@ -283,7 +307,9 @@ def test_runs_must_lie_in_the_folder_of_runs(client, config, tmp_path):
 
 def test_settings_are_changed_and_the_token_is_never_shown(client, tmp_path):
     (tmp_path / "runs").mkdir()
-    changed = client.patch("/api/settings", json={"training_folder": str(tmp_path / "runs"), "hf_token": "hf_abc"})
+    changed = client.patch(
+        "/api/settings", json={"training_folder": str(tmp_path / "runs"), "hf_token": "hf_abc"}
+    )
     assert changed.json()["training_folder"] == str(tmp_path / "runs") and changed.json()["hf_token_set"]
     assert "hf_abc" not in changed.text + client.get("/api/settings").text
     assert client.patch("/api/settings", json={"datasets_folder": "/no/such"}).status_code == 422

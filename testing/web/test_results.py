@@ -40,7 +40,13 @@ def output_of(services, job) -> Path:
 
 def test_the_log_is_read_on_from_where_it_was_left(client, services, job):
     path = output_of(services, job)
-    assert client.get(f"{job['path']}/log").json() == {"text": "", "offset": 0, "reset": False, "eof": False, "attempt": 1}
+    assert client.get(f"{job['path']}/log").json() == {
+        "text": "",
+        "offset": 0,
+        "reset": False,
+        "eof": False,
+        "attempt": 1,
+    }
     path.write_bytes("first\nsécond\nhalf".encode())
     one = client.get(f"{job['path']}/log").json()
     models.LogOut.model_validate(one)
@@ -121,7 +127,10 @@ def test_the_index_says_what_the_toolkits_reader_says(tmp_path):
             file.write(b'{"attempt": 9, "step": 1, "lo')  # torn by a crash, cut off by the next writer
         index.refresh()
         for key in ("loss", "lr", "validation"):
-            assert [(step, value) for step, _, value in index.points(key)] == rows_of(path, key), (attempt, key)
+            assert [(step, value) for step, _, value in index.points(key)] == rows_of(path, key), (
+                attempt,
+                key,
+            )
     fresh = MetricsIndex(path)
     fresh.refresh()
     assert fresh.points("loss") == index.points("loss") and index.generation == 2
@@ -155,7 +164,9 @@ def test_thinning_out_keeps_the_extremes():
 
 
 def test_many_points_are_thinned_out(client, job):
-    lines = [json.dumps({"attempt": 1, "step": step, "time": step, "loss": step % 97}) for step in range(30_000)]
+    lines = [
+        json.dumps({"attempt": 1, "step": step, "time": step, "loss": step % 97}) for step in range(30_000)
+    ]
     (job["folder"] / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     points = client.get(f"{job['path']}/metrics", params={"max_points": 500}).json()["series"]["loss"]
     assert 400 < len(points) <= 500 and max(point[2] for point in points) == 96
@@ -184,7 +195,9 @@ def test_previews_are_listed_by_step_with_their_recipes(client, job):
     cut = client.get(f"{job['path']}/samples", params={"limit": 1, "before_step": 10, "prompt": 1}).json()
     assert [(s["step"], len(s["samples"])) for s in cut["steps"]] == [(5, 1)] and cut["more"]
     picture = client.get(body["steps"][0]["samples"][0]["url"])
-    assert picture.headers["content-type"] == "image/jpeg" and picture.headers["content-disposition"].startswith("inline")
+    assert picture.headers["content-type"] == "image/jpeg" and picture.headers[
+        "content-disposition"
+    ].startswith("inline")
     small = client.get(body["steps"][0]["samples"][0]["thumb_url"].replace("256", "32"))
     with Image.open(io.BytesIO(small.content)) as image:
         assert image.format == "WEBP" and image.size == (32, 32) and not image.getexif()
@@ -207,8 +220,13 @@ def test_models_are_listed_and_fetched_in_parts(client, job):
     files = client.get(f"{job['path']}/files").json()
     models.FileList.model_validate(files)
     listed = [(file["name"], file["step"], file["size"]) for file in files["files"]]
-    assert listed == [("emb.pt", None, 10), ("small.safetensors", None, 10),
-                      ("small_000000500.safetensors", 500, 10), ("small_000000250.safetensors", 250, 10)]  # fmt: skip
+    assert listed == [
+        ("emb.pt", None, 10),
+        ("small.safetensors", None, 10),
+        ("small_000000500.safetensors", 500, 10),
+        ("small_000000250.safetensors", 250, 10),
+    ]
+    # fmt: skip
     part = client.get(files["files"][1]["url"], headers={"Range": "bytes=2-4"})
     assert (part.status_code, part.content) == (206, b"234")
     assert part.headers["content-disposition"].startswith("attachment")
@@ -239,7 +257,9 @@ def test_a_run_folder_that_another_job_writes_too_is_not_deleted(client, service
     text = config("first").replace("      device: cpu", "      name: shared\n      device: cpu")
     ids = []
     for name in ("first", "second"):
-        made = client.post("/api/jobs", json={"config_yaml": text.replace("name: first", f"name: {name}", 1)}).json()
+        made = client.post(
+            "/api/jobs", json={"config_yaml": text.replace("name: first", f"name: {name}", 1)}
+        ).json()
         client.post(f"/api/jobs/{made['id']}/enqueue")
         client.post(f"/api/jobs/{made['id']}/dequeue")
         ids.append(made["id"])

@@ -1,4 +1,4 @@
-"""Jobs as processes: started, followed, stopped, ended, and looked after by another server when one is gone."""
+"""Jobs as processes: started, followed, stopped, ended, and taken over by another server."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ from web.queue.jobs import Job
 from web.queue.states import ACTIVE
 from web.services import Services
 
-STAND_IN = (sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
-            "runpy.run_path(sys.argv[0], run_name='__main__')", str(ROOT / "testing/torture/stand_in.py"))  # fmt: skip
+STAND_IN = (
+    sys.executable,
+    "-c",
+    "import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, '.'); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')",
+    str(ROOT / "testing/torture/stand_in.py"),
+)
+# fmt: skip
 
 
 @pytest.fixture
@@ -146,7 +152,7 @@ def test_a_killed_job_has_failed_and_its_lane_moves_on(queue):
 
 
 def test_stopping_keeps_the_steps_and_going_on_resumes(queue):
-    job = queue.add(steps=60)
+    job = queue.add(steps=60, seconds=0.02)
     queue.until(lambda: queue.get(job).step >= 2)
     actions.stop_job(queue.services, job.id, "save")
     stopped = queue.until_status(job, "stopped")
@@ -194,7 +200,7 @@ def test_a_run_that_stands_still_is_ended_after_the_grace_time(queue, monkeypatc
 
 
 def test_a_job_returns_to_the_queue_and_runs_again(queue):
-    job = queue.add(steps=80)
+    job = queue.add(steps=60, seconds=0.03)
     queue.until(lambda: queue.get(job).step >= 1)
     queue.services.lanes.stop("cpu:0")
     actions.stop_job(queue.services, job.id, "save", requeue=True)
@@ -219,7 +225,7 @@ def test_save_and_sample_reach_the_run(queue):
 
 
 def test_another_server_adopts_what_runs_and_knows_how_it_ends(queue):
-    job, other = queue.add("one", steps=60), queue.add("two", steps=60, devices=("gpu:0",))
+    job, other = queue.add("one", steps=30), queue.add("two", steps=90, devices=("gpu:0",))
     queue.until(lambda: queue.get(job).step >= 1 and queue.get(other).step >= 1)
     before = queue.folder(job).owners()
     queue.restart()
@@ -242,7 +248,7 @@ def test_what_ended_while_no_server_looked_is_known(queue):
 
 
 def test_a_program_whose_shim_was_killed_is_followed_to_its_end(queue):
-    job = queue.add(steps=40)
+    job = queue.add(steps=25)
     queue.until(lambda: queue.get(job).step >= 1)
     owners = queue.folder(job).owners()
     os.kill(owners.shim.pid, signal.SIGKILL)
@@ -250,7 +256,7 @@ def test_a_program_whose_shim_was_killed_is_followed_to_its_end(queue):
     queue.services.supervisor.tick()
     assert queue.get(job).status == "running" and queue.services.lanes.all()[2].job_id == job.id
     done = queue.until_status(job, "completed", "lost", "failed")
-    assert (done.status, done.step) == ("completed", 40)
+    assert (done.status, done.step) == ("completed", 25)
 
 
 def test_what_vanished_is_lost_and_its_lane_moves_on(queue):
@@ -300,7 +306,9 @@ def test_another_process_with_the_same_number_is_not_taken_for_the_job(queue):
     queue.until(lambda: folder.exit() is not None)
     folder.exit_path.unlink()
     mine = identity_of(os.getpid())
-    folder.write_owners(Owners(shim=replace(owners.shim, pid=mine.pid), child=replace(owners.child, pid=mine.pid)))
+    folder.write_owners(
+        Owners(shim=replace(owners.shim, pid=mine.pid), child=replace(owners.child, pid=mine.pid))
+    )
     assert queue.until_status(job, "lost").status == "lost"
 
 
@@ -333,7 +341,7 @@ def test_only_one_of_two_servers_schedules(queue):
 
 
 def test_a_job_on_two_devices_waits_for_both_and_is_not_overtaken(queue):
-    long = queue.add("long", devices=("gpu:0",), steps=30)
+    long = queue.add("long", devices=("gpu:0",), steps=15)
     queue.until_status(long, "running")
     pair = queue.add("pair", devices=("gpu:0", "gpu:1"), steps=1)
     late = queue.add("late", devices=("gpu:1",), steps=1)
@@ -362,7 +370,9 @@ def test_the_environment_of_a_job_holds_its_devices_and_no_secret(queue, monkeyp
 
 
 def test_names_are_never_taken_for_commands(queue, tmp_path):
-    for number, name in enumerate(["-rf", "$(touch x)", ";id", "`id`", "a\nb", "../up", "..", ".", "", "CON", "x."]):
+    for number, name in enumerate(
+        ["-rf", "$(touch x)", ";id", "`id`", "a\nb", "../up", "..", ".", "", "CON", "x."]
+    ):
         with pytest.raises(Exception, match="name|config"):
             actions.create_job(queue.services, f"job: train\nconfig: {{name: {json.dumps(name)}}}", name=None)
         assert number >= 0
@@ -379,3 +389,28 @@ def test_accelerate_is_put_before_the_program(queue):
     folder = queue.folder(job)
     assert seen[0].argv == ["/python", "-m", "accelerate.commands.launch", "--num_processes", "2", "run.py",
                             str(folder.config_path), "--name=one"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_real_training_saves_stops_and_goes_on(settings, config):
+    queue = Queue(settings, config)
+    try:
+        text = config("real", steps=400) + "      save: {save_every: 1000}\n"
+        job = actions.create_job(queue.services, text, devices=["cpu:0"])
+        actions.enqueue_job(queue.services, job.id)
+        queue.until(lambda: queue.get(job).step >= 3, seconds=300)
+        actions.command_job(queue.services, job.id, "save")
+        queue.until(lambda: list(queue.run_folder(job).glob("real_0*.safetensors")), seconds=120)
+        actions.stop_job(queue.services, job.id, "save")
+        queue.until(lambda: queue.get(job).status == "stopped", seconds=120)
+        stopped = queue.get(job)
+        assert stopped.exit_code == 3 and stopped.loss > 0 and stopped.total_steps == 400
+        shorter = text.replace("steps: 400", f"steps: {stopped.step + 2}")
+        actions.edit_job(queue.services, job.id, shorter)
+        actions.enqueue_job(queue.services, job.id)
+        queue.until(lambda: queue.get(job).status in ("completed", "failed", "lost"), seconds=300)
+        done = queue.get(job)
+        assert (done.status, done.step, done.attempt) == ("completed", stopped.step + 2, 2), done.reason
+        assert (queue.run_folder(job) / "real.safetensors").exists()
+    finally:
+        queue.close()

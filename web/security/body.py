@@ -22,7 +22,7 @@ class _Refused(Exception):  # noqa: N818 - never seen outside of this file
 
 
 class _Body:
-    """A body on its way to the app: its bytes are counted and its pauses timed. status: why it was refused."""
+    """A body on its way to the app: its bytes counted, its pauses timed. status: why it was refused."""
 
     def __init__(self, receive: Receive, send: Send, limit: int, idle_s: float) -> None:
         self._receive, self._send, self._limit, self._idle_s = receive, send, limit, idle_s
