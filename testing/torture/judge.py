@@ -16,8 +16,8 @@ Interval = tuple[float, float, str]  # first and last sign of life, and whose
 
 def judge(
     given: Mapping[str, dict[str, Any]], jobs: list[dict[str, Any]],
-    events: Mapping[str, list[dict[str, Any]]], queue: dict[str, Any], *, folder: Path, kills: Mapping[tuple[str, int], set[str]],
-    stops: Mapping[str, set[str]],
+    events: Mapping[str, list[dict[str, Any]]], queue: dict[str, Any], *,
+    folder: Path, kills: Mapping[tuple[str, int], set[str]], stops: Mapping[str, set[str]],
 ) -> list[str]:  # fmt: skip
     """Everything that is wrong; empty if nothing is."""
     found = [f"{name} is not there" for name in set(given) - {job["id"] for job in jobs}]

@@ -3,8 +3,8 @@
     python testing/torture/stand_in.py CONFIG --name=NAME
 
 `meta:` of the config says how it behaves: steps, seconds (of a step), exit (its code), ignore (stops). Each
-step of each attempt is written to marks.txt with the process's number, so that a test can see whether two ever
-ran at once.
+step of each attempt is written to marks.txt with the process's number, so that a test can see whether two
+ever ran at once.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def transition(
     expected: Iterable[State], who: str, reason: str, of_attempt: int | None = None,
     **columns: Any,
 ) -> bool:  # fmt: skip
-    """Move a job to `to` if it is in one of the `expected` states, and in `of_attempt` if given; whether it did.
+    """Move a job to `to` if it is in an `expected` state, and in `of_attempt` if given; whether it did.
 
     A job that leaves the active states gives its devices back in the same transaction.
     """
