@@ -30,6 +30,7 @@ from web.security.hosts import HostGuard, OriginGuard
 from web.security.sessions import LoginLimit, Sessions
 from web.services import Services
 from web.settings import WebSettings
+from web.system import Monitor
 
 STATIC = Path(__file__).parent / "static"
 VERSION = "0.1.0"
@@ -37,6 +38,11 @@ VERSION = "0.1.0"
 ROUTES = (
     "web.routes.public",
     "web.routes.pages",
+    "web.routes.edit_page",
+    "web.routes.job_page",
+    "web.routes.job_actions",
+    "web.routes.compare_page",
+    "web.routes.settings_page",
     "web.routes.jobs",
     "web.routes.runs",
     "web.routes.results",
@@ -62,6 +68,10 @@ def make_services(settings: WebSettings) -> Services:
         settings=settings, database=database, lanes=lanes, store=store, sessions=sessions,
         logins=LoginLimit(), doorbell=doorbell, preferences=preferences, supervisor=supervisor,
         metrics=MetricsIndexes(), pages=make_pages(sessions.required),
+        monitor=Monitor(lambda: [
+            ("runs", preferences.output_root), ("datasets", preferences.datasets_root),
+            ("data", settings.data_root),
+        ]),
     )  # fmt: skip
 
 

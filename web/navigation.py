@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 NAVIGATION: list[tuple[str, str]] = [
+    ("/", "Dashboard"),
     ("/jobs", "Jobs"),
+    ("/compare", "Compare"),
+    ("/settings", "Settings"),
     ("/docs", "API"),
 ]

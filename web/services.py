@@ -17,6 +17,7 @@ from web.queue.supervisor import Supervisor
 from web.runs.metrics_index import MetricsIndexes
 from web.security.sessions import LoginLimit, Sessions
 from web.settings import WebSettings
+from web.system import Monitor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Services:
     supervisor: Supervisor
     metrics: MetricsIndexes
     pages: Pages
+    monitor: Monitor
 
 
 def _of(request: Request) -> Services:

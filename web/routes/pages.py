@@ -1,23 +1,31 @@
-"""Pages: whole ones, and the fragments that htmx asks for."""
+"""The dashboard, the page of jobs and that of the API: whole, and the fragments that htmx asks for."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import Query, Request, Response
 
+from web.lane_view import lane_views
+from web.queue.lanes import active_jobs
 from web.queue.listing import JobQuery, count_jobs, list_jobs
-from web.queue.states import State
+from web.queue.states import EDITABLE, STATES, State
+from web.routes.page_route import page_router
 from web.services import Served
 
-router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+router = page_router()
 
 
 @router.get("/")
-def index(request: Request) -> Response:
-    """The first page."""
-    return RedirectResponse(request.scope.get("root_path", "") + "/jobs", status_code=303)
+def dashboard(request: Request, services: Served) -> Response:
+    """The machine, and what runs on it."""
+    waiting = services.lanes.order(5)
+    recent, _ = list_jobs(services.database, JobQuery(status=tuple(EDITABLE), sort="updated", limit=5))
+    context = {
+        "machine": services.monitor.look(), "active": active_jobs(services.database), "waiting": waiting,
+        "recent": recent, "counts": count_jobs(services.database),
+    }  # fmt: skip
+    return services.pages.page(request, "dashboard.html", context, block="dashboard")
 
 
 @router.get("/jobs")
@@ -27,12 +35,18 @@ def jobs_page(
     q: Annotated[str | None, Query(max_length=200)] = None,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
 ) -> Response:  # fmt: skip
-    """Jobs by lane, and the others; asked for by htmx only the table."""
-    query = JobQuery(status=tuple(status or ()), text=q, cursor=cursor)
+    """Jobs by lane, and the others; asked for by htmx only these."""
+    searches = bool(q or status or cursor)
+    query = JobQuery(
+        status=tuple(status or () if searches else EDITABLE), text=q, sort="updated", cursor=cursor
+    )
     found, following = list_jobs(services.database, query)
+    pairs = [("q", q or ""), *(("status", each) for each in status or [])]
     context = {
-        "jobs": found, "next_cursor": following, "q": q or "", "statuses": status or [],
-        "lanes": services.lanes.all(), "counts": count_jobs(services.database),
+        "jobs": found, "q": q or "", "statuses": status or [], "states": STATES, "searches": searches,
+        "lanes": [] if searches else lane_views(services), "counts": count_jobs(services.database),
+        "pairs": pairs, "here": [*pairs, *([("cursor", cursor)] if cursor else [])],
+        "older": [*pairs, ("cursor", following)] if following else None,
     }  # fmt: skip
     return services.pages.page(request, "jobs.html", context, block="jobs")
 
