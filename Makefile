@@ -21,10 +21,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # A process for each core, at most four: each holds its own torch and diffusers, over a gigabyte.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help venv demo test test-slow test-gpu check format bench clean distclean
+.PHONY: help venv demo serve test test-slow test-gpu e2e check format bench openapi clean distclean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 venv: $(READY)  ## build .venv, if it is missing or requirements changed
 
@@ -45,6 +45,12 @@ demo: $(READY)  ## train a LoRA on the embedded model in minutes and show what i
 	$(PY) run.py config/examples/demo.yml
 	$(PY) -m tools.score_demo
 
+serve: $(READY)  ## the web UI and its queue, on http://127.0.0.1:8675
+	$(PY) -m web
+
+openapi: $(READY)  ## write docs/openapi.json from the routes
+	$(PY) -m tools.write_openapi
+
 test: export HF_HUB_OFFLINE = 1
 test: $(READY)  ## the fast tests (under five minutes)
 	$(PY) -m pytest testing -q $(PARALLEL)
@@ -55,6 +61,10 @@ test-slow: $(READY)  ## the tests that take minutes each
 
 test-gpu: $(READY)  ## the tests that need a GPU
 	$(PY) -m pytest testing -q -m gpu
+
+e2e: export HF_HUB_OFFLINE = 1
+e2e: $(READY)  ## the web UI in a real browser (Chromium from the system, or CHROMIUM=/path)
+	$(PY) -m pytest testing/e2e -q -m e2e
 
 check: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .

@@ -15,7 +15,7 @@ from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.documents import read_document
 from toolkit.config_modules.loading import LoadedJob, load_job, run_folder
 from toolkit.config_modules.lookup import find_config
-from toolkit.config_modules.process import DiffusionProcess, TrainProcess
+from toolkit.config_modules.process import DiffusionProcess, EvalProcess, TrainProcess
 from toolkit.errors import Problem, UserError
 from toolkit.paths import resolve_path
 from toolkit.preflight.report import JobReport
@@ -23,6 +23,7 @@ from toolkit.text import count
 
 # Pictures of a job that is wrong otherwise are looked at too; their sizes do not matter for that.
 _ANY_MULTIPLE = 8
+TITLES = {"lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 
 
 def check_files(
@@ -129,6 +130,9 @@ def describe(job: LoadedJob) -> str:
         if process.type == "to_folder":
             parts.append(f"to_folder, {count(len(process.generate.requests()), 'picture')}")
             continue
+        if isinstance(process, EvalProcess):
+            parts.append(f"{process.type}, {count(len(process.eval.dataset_path), 'dataset')}")
+            continue
         kind: str = process.type
         if process.type != "vae":
             kind += f" ({_trained(process)})"
@@ -144,6 +148,7 @@ def describe(job: LoadedJob) -> str:
 def _trained(process: DiffusionProcess) -> str:
     """What a diffusion training trains, in a few words."""
     embedding = process.embedding if isinstance(process, TrainProcess) else None
-    parts = [f"LoRA, rank {process.network.rank}"] if process.network else []
+    network = process.network
+    parts = [f"{TITLES[network.type]}, rank {network.rank}"] if network else []
     parts += [f"embedding '{embedding.trigger}', {count(embedding.tokens, 'vector')}"] if embedding else []
     return " and ".join(parts) or "full model"

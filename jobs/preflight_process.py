@@ -14,6 +14,7 @@ from toolkit.config_modules.model import ModelConfig
 from toolkit.config_modules.process import (
     ConceptSliderProcess,
     DiffusionProcess,
+    EvalProcess,
     GenerateProcess,
     SliderProcess,
     TrainProcess,
@@ -59,7 +60,10 @@ def check_process(
     for name, key, patterns in _models(process.model):
         _check_model(process, name, key, patterns, report, found, running)
     items: list[MediaItem] = []
-    if not isinstance(process, GenerateProcess):
+    if isinstance(process, EvalProcess):
+        report.folder = str(run_folder(process, job.config.name))
+        found += _unwritable(build.training_root(process), "training_folder", "run.folder")
+    elif not isinstance(process, GenerateProcess):
         report.steps = process.train.steps
         folder = run_folder(process, job.config.name)
         report.folder = str(folder)
@@ -229,8 +233,8 @@ def _small_pictures(process: DiffusionProcess | VaeProcess, items: Sequence[Medi
 
 def _check_prompts(process: AnyProcess, items: Sequence[MediaItem], report: ProcessReport) -> list[Problem]:
     """Captions and prompts that the text encoders cannot read whole."""
-    if isinstance(process, VaeProcess):
-        return []
+    if isinstance(process, VaeProcess | EvalProcess):
+        return []  # an evaluation flags what its model cannot read whole
     counters = make_counters(process.model, _words(process))
     reads_captions = isinstance(process, TrainProcess)
     if not counters and reads_captions and find_architecture(process.model.arch).prompt_readers:

@@ -170,7 +170,7 @@ def test_imports_follow_the_layers(path):
 
 
 def test_the_tree_is_not_empty():
-    assert {"run.py", "jobs/base_job.py", "toolkit/stable_diffusion_model.py"} <= set(FILES)
+    assert {"run.py", "jobs/base_job.py", "toolkit/stable_diffusion_model.py", "web/app.py"} <= set(FILES)
 
 
 def test_files_are_short():
@@ -179,6 +179,23 @@ def test_files_are_short():
 
 def test_folders_of_data_are_no_packages():
     assert stray_packages(ROOT) == []
+
+
+def test_the_web_server_imports_nothing_heavy():
+    modules = ["web.app", "web.__main__", *modules_below("web")]
+    assert {"web.queue.supervisor", "web.launchers.shim", "web.routes.jobs"} <= set(modules)
+    assert heavy_imports(modules, ROOT) == {}
+
+
+def test_the_shim_is_light():
+    """It stays in memory beside every job."""
+    program = "import web.launchers.shim, sys; print(*sorted(name for name in sys.modules))"
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert (
+        set(shown.split()) & {"fastapi", "sqlalchemy", "pydantic", "yaml", "numpy", "psutil", "asyncio"}
+        == set()
+    )
 
 
 def test_torch_free_modules_import_nothing_heavy():

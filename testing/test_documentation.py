@@ -60,9 +60,9 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_make_commands_are_targets(page):
-    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):", text_of("Makefile"), re.MULTILINE))
     lines = [line for line in code_in(page) if re.match(r"(?:.*&& )?make\b", line)]
-    named = {match for line in lines for match in re.findall(r"\bmake (?:[A-Z_]+=\S+ )*([a-z-]+)", line)}
+    named = {match for line in lines for match in re.findall(r"\bmake (?:[A-Z_]+=\S+ )*([a-z0-9-]+)", line)}
     assert named - targets == set()
 
 
@@ -120,11 +120,15 @@ def code_position(function: ast.FunctionDef) -> int | None:
     return names.index("code") if "code" in names else None
 
 
+# Which argument is the code, of what other files call.
+CODE_ARGUMENTS = {"Problem": 0, "ApiError": 1, "problem_response": 1, "refuse": 4}
+
+
 def codes_in(source: str) -> Iterator[str]:
     """The codes that a file gives to Problem, or to a function of its own that passes a `code` on to it."""
     tree = ast.parse(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    positions = {"Problem": 0} | {f.name: at for f in functions if (at := code_position(f)) is not None}
+    positions = CODE_ARGUMENTS | {f.name: at for f in functions if (at := code_position(f)) is not None}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
@@ -138,7 +142,7 @@ def codes_in(source: str) -> Iterator[str]:
 
 def error_codes() -> set[str]:
     """Every code of an error in the sources."""
-    paths = [path for folder in ("jobs", "toolkit", "tools") for path in (ROOT / folder).rglob("*.py")]
+    paths = [path for folder in ("jobs", "toolkit", "tools", "web") for path in (ROOT / folder).rglob("*.py")]
     return {code for path in [ROOT / "run.py", *paths] for code in codes_in(path.read_text(encoding="utf-8"))}
 
 

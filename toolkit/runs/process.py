@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -37,6 +37,12 @@ def this_process() -> ProcessIdentity:
     pid = os.getpid()
     boot_id = _read_line("/proc/sys/kernel/random/boot_id")
     return ProcessIdentity(socket.gethostname(), boot_id, _namespace(), pid, _start_time(pid) or "")
+
+
+def identity_of(pid: int) -> ProcessIdentity | None:
+    """The identity of a process of this machine, or None if there is none of this number."""
+    started = _start_time(pid)
+    return None if started is None else replace(this_process(), pid=pid, started=started)
 
 
 def _read_line(path: str) -> str:

@@ -1,0 +1,11 @@
+"""The pages in the bar at the top, in this order: (path, label). A page adds its line when it exists."""
+
+from __future__ import annotations
+
+NAVIGATION: list[tuple[str, str]] = [
+    ("/", "Dashboard"),
+    ("/jobs", "Jobs"),
+    ("/compare", "Compare"),
+    ("/settings", "Settings"),
+    ("/docs", "API"),
+]

@@ -1,0 +1,90 @@
+"""A job as a row of the database, and what a query for jobs may ask. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+
+from web.queue.states import State, StopMode
+
+Sort = Literal["newest", "oldest", "name", "updated", "position"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One row of `jobs`. Times in seconds since 1970."""
+
+    id: str
+    name: str
+    kind: str
+    status: State
+    devices: tuple[str, ...]
+    launcher: Mapping[str, Any]
+    position: int
+    attempt: int
+    rev: int
+    created_at: float
+    updated_at: float
+    queued_at: float | None
+    started_at: float | None
+    ended_at: float | None
+    reason: str
+    exit_code: int | None
+    exit_signal: int | None
+    phase: str
+    info: str
+    step: int
+    total_steps: int | None
+    speed: float | None
+    eta_s: float | None
+    loss: float | None
+    lr: float | None
+    progress_at: float | None
+    stalled: bool
+    stop_mode: StopMode | None
+    stop_at: float | None
+    requeue: bool
+    run_folders: tuple[str, ...]
+
+    @property
+    def etag(self) -> str:
+        """The entity tag of this very state of the job."""
+        return f'"{self.id}-{self.rev}"'
+
+    @property
+    def run_folder(self) -> str | None:
+        """The folder of the job's first run, or None if it writes none."""
+        return self.run_folders[0] if self.run_folders else None
+
+
+_COLUMNS = tuple(entry.name for entry in fields(Job))
+_TIMES = ("created_at", "updated_at", "queued_at", "started_at", "ended_at", "progress_at", "stop_at")
+
+
+def job_of(row: Mapping[Any, Any]) -> Job:
+    """A row of the table as a Job."""
+    values = {name: row[name] for name in _COLUMNS}
+    values["devices"] = tuple(values["devices"].split(","))
+    values["launcher"] = json.loads(values["launcher"])
+    values["run_folders"] = tuple(json.loads(values["run_folders"]))
+    values["stalled"], values["requeue"] = bool(values["stalled"]), bool(values["requeue"])
+    return Job(**values)
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time as ISO 8601 in UTC, for example 2026-01-31T12:00:00.500Z."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """A job as the API shows it (web/models.py: JobOut)."""
+    body: dict[str, Any] = {name: getattr(job, name) for name in _COLUMNS if name != "run_folders"}
+    body |= {name: iso(cast("float | None", body[name])) for name in _TIMES}
+    body["devices"], body["launcher"] = list(job.devices), dict(job.launcher)
+    body["exit"] = {"code": body.pop("exit_code"), "signal": body.pop("exit_signal")}
+    return body

@@ -1,0 +1,168 @@
+"""The pages of one job: overview, loss, samples, files, config, events; and what their scripts ask for."""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from web.launchers.attempt import AttemptFolder
+from web.problems import not_found
+from web.queue.jobs import Job
+from web.queue.states import ACTIVE, EDITABLE, STOP_MODES
+from web.routes.page_route import page_router
+from web.runs.folders import run_of
+from web.runs.logs import read_slice
+from web.runs.pictures import recipe_of, sample_grid
+from web.runs.results import list_results
+from web.runs.sketch import sketch
+from web.services import Served, Services
+
+router = page_router()
+_LOG_BYTES = 64 * 1024
+TABS = (
+    ("", "Overview"), ("/loss", "Loss"), ("/samples", "Samples"), ("/files", "Files"),
+    ("/config", "Config"), ("/events", "Events"),
+)  # fmt: skip
+
+
+class _Log(NamedTuple):
+    name: str
+    path: Path
+
+
+def job_context(services: Services, job: Job) -> dict[str, Any]:
+    """What the head of every page of a job shows."""
+    modes = STOP_MODES if job.stop_mode is None else STOP_MODES[STOP_MODES.index(job.stop_mode) + 1 :]
+    return {
+        "job": job, "tabs": TABS, "active": job.status in ACTIVE, "editable": job.status in EDITABLE,
+        "stop_modes": modes if job.status in ACTIVE else (), "grace": services.settings.stop_grace_s,
+        "resumes": job.status in EDITABLE and job.attempt > 0 and job.step > 0 and job.status != "completed",
+    }  # fmt: skip
+
+
+def _page(request: Request, services: Services, template: str, job: Job, **values: Any) -> Response:
+    context = {**job_context(services, job), **values}
+    return services.pages.page(request, template, context, block="tab")
+
+
+@router.get("/jobs/{job_id}")
+def job_overview(job_id: str, request: Request, services: Served) -> Response:
+    """State, log and results of a job."""
+    job = services.store.get(job_id)
+    log = _log(services, job)
+    piece = read_slice(log.path, None, _LOG_BYTES)
+    return _page(request, services, "job_overview.html", job, log=log, piece=piece,
+                 results=list_results(run_of(job))[:6])  # fmt: skip
+
+
+@router.get("/jobs/{job_id}/head")
+def job_head(job_id: str, request: Request, services: Served) -> Response:
+    """The head of a job's pages, to be drawn again when it changes."""
+    return services.pages.fragment(
+        request, "_job_head.html", job_context(services, services.store.get(job_id))
+    )
+
+
+@router.get("/jobs/{job_id}/loss")
+def job_loss(job_id: str, request: Request, services: Served) -> Response:
+    """The curves of a run."""
+    job = services.store.get(job_id)
+    folder = run_of(job)
+    points = [] if folder is None else services.metrics.of(folder.metrics_path).points("loss", -1, 600)
+    return _page(request, services, "job_loss.html", job, line=sketch(points))
+
+
+@router.get("/jobs/{job_id}/samples")
+def job_samples(job_id: str, request: Request, services: Served) -> Response:
+    """The previews of a run: prompts by steps."""
+    job = services.store.get(job_id)
+    return _page(request, services, "job_samples.html", job, grid=sample_grid(run_of(job)))
+
+
+@router.get("/jobs/{job_id}/samples/view")
+def job_sample(
+    job_id: str, request: Request, services: Served, step: Annotated[int, Query(ge=0, lt=2**62)],
+    prompt: Annotated[int, Query(ge=0, lt=2**31)],
+    against: Annotated[int | None, Query(ge=0, lt=2**62)] = None,
+) -> Response:  # fmt: skip
+    """One preview, its neighbours, and if asked for another step of the same prompt to compare with."""
+    job = services.store.get(job_id)
+    folder = run_of(job)
+    grid = sample_grid(folder)
+    name = grid.cells.get(step, {}).get(prompt)
+    if folder is None or name is None:
+        raise not_found("this preview")
+    steps = [each for each in grid.steps if prompt in grid.cells[each]]
+    row = sorted(grid.cells[step])
+    values = {
+        "name": name, "step": step, "prompt": prompt, "steps": steps, "row": row,
+        "recipe": recipe_of(folder.samples / name), "against": against if against in steps else None,
+        "names": {each: grid.cells[each][prompt] for each in steps},
+        "near": {"up": _next_to(steps, step, -1), "down": _next_to(steps, step, 1),
+                 "left": _next_to(row, prompt, -1), "right": _next_to(row, prompt, 1)},
+    }  # fmt: skip
+    return _page(request, services, "job_sample.html", job, **values)
+
+
+@router.get("/jobs/{job_id}/files")
+def job_files(job_id: str, request: Request, services: Served) -> Response:
+    """What a run has saved."""
+    job = services.store.get(job_id)
+    folder = run_of(job)
+    return _page(request, services, "job_files.html", job, results=list_results(folder), folder=folder)
+
+
+@router.get("/jobs/{job_id}/log")
+def job_log(
+    job_id: str, services: Served,
+    offset: Annotated[int | None, Query(ge=0, lt=2**62)] = None,
+    of: Annotated[str, Query(max_length=20)] = "",
+) -> Response:  # fmt: skip
+    """The lines of the log that the overview shows, from `offset` on. of: the log that offset is for."""
+    log = _log(services, services.store.get(job_id))
+    known = offset if of == log.name else None
+    piece = read_slice(log.path, known, _LOG_BYTES)
+    body = {"text": piece.text, "offset": piece.offset, "reset": piece.reset or known is None, "of": log.name}
+    return JSONResponse(body)
+
+
+@router.get("/jobs/{job_id}/config")
+def job_config(job_id: str, request: Request, services: Served) -> Response:
+    """The config of a job, and how it differs from the one that was run."""
+    job, text = services.store.get(job_id), services.store.config(job_id)
+    snapshot = services.store.snapshot(job_id)
+    changes: list[str] = []
+    if snapshot is not None and snapshot[0] != text:
+        changes = list(difflib.unified_diff(
+            snapshot[0].splitlines(), text.splitlines(), "as it was run", "as it is now", lineterm="",
+        ))  # fmt: skip
+    return _page(request, services, "job_config.html", job, text=text, snapshot=snapshot, changes=changes)
+
+
+@router.get("/jobs/{job_id}/events")
+def job_events(job_id: str, request: Request, services: Served) -> Response:
+    """Everything that happened to a job, the newest first."""
+    job = services.store.get(job_id)
+    found = services.store.events(job_id, limit=2000)
+    return _page(request, services, "job_events.html", job, events=found[::-1])
+
+
+def _log(services: Services, job: Job) -> _Log:
+    """The log of the run if this attempt writes one; before that, what the attempt printed."""
+    run, attempt = run_of(job), AttemptFolder(services.settings.jobs_root, job.id, job.attempt)
+    if run is not None:
+        with suppress(OSError):
+            is_new = run.log_path.stat().st_mtime >= (job.started_at or 0) - 2
+            if is_new or not attempt.output_path.is_file():
+                return _Log("run", run.log_path)
+    return _Log(f"attempt {job.attempt}", attempt.output_path)
+
+
+def _next_to(values: list[int], value: int, by: int) -> int | None:
+    index = values.index(value) + by
+    return values[index] if 0 <= index < len(values) else None

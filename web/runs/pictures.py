@@ -1,0 +1,56 @@
+"""The previews of a run: prompts by steps, with the recipe that each picture carries. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from toolkit.runs.images import read_recipe
+from toolkit.runs.layout import RunFolder
+from web.runs import artifacts
+
+
+@dataclass(frozen=True, slots=True)
+class SampleGrid:
+    """Which pictures there are. cells: step -> prompt number -> file name; prompts: number -> text."""
+
+    steps: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    cells: dict[int, dict[int, str]] = field(default_factory=dict)
+    prompts: dict[int, str] = field(default_factory=dict)
+
+
+def sample_grid(run: RunFolder | None) -> SampleGrid:
+    """The pictures of a run, of each step and prompt the newest."""
+    if run is None:
+        return SampleGrid()
+    grouped: dict[int, dict[int, Path]] = {}
+    for sample in artifacts.samples(run.path):
+        grouped.setdefault(sample.step, {})[sample.index] = sample.path
+    cells = {step: {number: path.name for number, path in row.items()} for step, row in grouped.items()}
+    numbers = sorted({number for row in cells.values() for number in row})
+    newest = {number: path for _, row in sorted(grouped.items()) for number, path in row.items()}
+    prompts = {number: str(recipe_of(path).get("prompt", "")) for number, path in newest.items()}
+    return SampleGrid(sorted(cells), numbers, cells, prompts)
+
+
+def recipe_of(path: Path) -> dict[str, Any]:
+    """What a picture says about how it was made; empty if it says nothing."""
+    try:
+        if path.is_symlink():
+            return {}
+        return _recipe(path, path.stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=4096)
+def _recipe(path: Path, _changed: int) -> dict[str, Any]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return read_recipe(path) or {}
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        return {}

@@ -1,0 +1,58 @@
+// What pages share: the theme button and short messages. A server answers with HX-Trigger: {"toast": "text"} to show one.
+"use strict";
+
+function toast(text, bad = false) {
+  const box = document.createElement("p");
+  box.className = bad ? "toast bad" : "toast";
+  box.textContent = text;
+  document.getElementById("toasts").append(box);
+  setTimeout(() => box.remove(), bad ? 15000 : 5000);
+}
+
+document.addEventListener("toast", (event) => toast(event.detail.value ?? event.detail));
+
+(function () {
+  const button = document.getElementById("theme");
+  if (!button) return;
+  const order = ["system", "light", "dark"];
+  const now = () => document.documentElement.dataset.theme ?? "system";
+  const show = () => { button.textContent = `Theme: ${now()}`; };
+  button.hidden = false;
+  show();
+  button.addEventListener("click", () => {
+    const next = order[(order.indexOf(now()) + 1) % order.length];
+    if (next === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = next;
+    try { localStorage.setItem("theme", next); } catch { /* it holds for this page then */ }
+    show();
+    document.dispatchEvent(new CustomEvent("theme"));
+  });
+})();
+
+// Forms with data-live are sent without leaving the page; the parts of it that changed are told by the stream of events.
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!(form instanceof HTMLFormElement) || form.dataset.live === undefined || event.defaultPrevented) return;
+  event.preventDefault();
+  const button = event.submitter; // it keeps the focus, so it is not disabled while the server works
+  if (button?.getAttribute("aria-disabled") === "true") return;
+  button?.setAttribute("aria-disabled", "true");
+  try {
+    const body = new URLSearchParams(new FormData(form, button));
+    const response = await fetch(form.action, {
+      method: "POST", body, redirect: "manual", credentials: "same-origin", headers: { Accept: "application/json" },
+    });
+    if (response.type === "opaqueredirect" || response.ok) {
+      toast(form.dataset.live || "Done.");
+    } else {
+      const problem = await response.json().catch(() => ({}));
+      const listed = (problem.errors ?? []).map((each) => `${each.line ? `line ${each.line}: ` : ""}${each.pointer} ${each.detail}`);
+      toast(listed.length ? listed.join("\n") : problem.detail ?? `The server answered ${response.status}.`, true);
+    }
+  } catch {
+    toast("The server cannot be reached.", true);
+  } finally {
+    button?.removeAttribute("aria-disabled");
+    document.body.dispatchEvent(new CustomEvent("resync", { bubbles: true }));
+  }
+});

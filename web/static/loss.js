@@ -1,0 +1,22 @@
+// The curves of one run, which grow while it trains.
+"use strict";
+(function () {
+  const box = document.getElementById("chart");
+  if (!box || typeof uPlot === "undefined") return;
+  const key = `curves-${box.dataset.job}`;
+  const view = remembered(key, { smoothing: 0.8, across: "step", log: false, clip: false, raw: true, off: ["lr", "grad_norm", "seconds", "epoch"] });
+  const curves = new Curves(box, view);
+  const run = { name: box.dataset.name, data: null };
+  const redraw = () => { if (run.data) curves.draw([run]); };
+
+  async function load() {
+    if (!await readOn(run, box.dataset.source)) return;
+    seriesBoxes(curves.keys([run]), view, key, redraw);
+    redraw();
+  }
+
+  box.hidden = false;
+  document.getElementById("sketch").hidden = true;
+  chartControls(curves, view, key, redraw);
+  onBell([`job-${box.dataset.job}`], load, 2000)();
+})();
