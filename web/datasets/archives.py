@@ -13,7 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from web.datasets.names import ARCHIVES, CAPTIONS, PICTURES, suffix_of
-from web.datasets.uploads import MOST_PICTURE_BYTES, MOST_TOTAL_BYTES, Outcome, Sent, check_space, copy_counted
+from web.datasets.uploads import (
+    MOST_PICTURE_BYTES,
+    MOST_TOTAL_BYTES,
+    Outcome,
+    Sent,
+    check_space,
+    copy_counted,
+)
 from web.problems import ApiError
 
 MOST_ENTRIES = 5000
@@ -23,7 +30,9 @@ NESTED = frozenset((*ARCHIVES, ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".x
 _LITTER = frozenset(("thumbs.db", "desktop.ini"))
 
 
-def unpack(archive: Path, name: str, place: Path, outcome: Outcome, budget: int = MOST_TOTAL_BYTES) -> list[Sent]:
+def unpack(
+    archive: Path, name: str, place: Path, outcome: Outcome, budget: int = MOST_TOTAL_BYTES
+) -> list[Sent]:
     """The pictures and captions of a zip, written into `place`. Raises 413, 415, 422, 507."""
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -36,14 +45,18 @@ def unpack(archive: Path, name: str, place: Path, outcome: Outcome, budget: int 
             raise
         raise ApiError(415, "web.bad_zip", f"{name} is no zip file that can be read") from None
     except (NotImplementedError, RuntimeError):
-        raise ApiError(415, "web.bad_zip", f"{name} is encrypted or packed in a way that is not read") from None
+        raise ApiError(
+            415, "web.bad_zip", f"{name} is encrypted or packed in a way that is not read"
+        ) from None
 
 
 def _checked(entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     if len(entries) > MOST_ENTRIES:
         raise ApiError(413, "web.too_large", f"the zip holds more than {MOST_ENTRIES} files; send several")
     if sum(entry.file_size for entry in entries) > MOST_TOTAL_BYTES:
-        raise ApiError(413, "web.too_large", f"the zip unpacks to more than {MOST_TOTAL_BYTES // 1024**3} GiB")
+        raise ApiError(
+            413, "web.too_large", f"the zip unpacks to more than {MOST_TOTAL_BYTES // 1024**3} GiB"
+        )
     return entries
 
 
@@ -53,7 +66,9 @@ def _refuse_bad(entry: zipfile.ZipInfo, name: str) -> None:
     parts = raw.replace("\\", "/").split("/")
     mode = entry.external_attr >> 16
     if raw.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in raw or "\\" in raw:
-        raise ApiError(422, "web.bad_zip", f"{name} holds a file whose path leads out of it; nothing was unpacked")
+        raise ApiError(
+            422, "web.bad_zip", f"{name} holds a file whose path leads out of it; nothing was unpacked"
+        )
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise ApiError(422, "web.bad_zip", f"{name} holds a link or device; nothing was unpacked")
     if suffix_of(raw) in NESTED:
@@ -69,11 +84,18 @@ def _unpack(
     check_space(place, sum(entry.file_size for entry in entries))
     for number, entry in enumerate(entries):
         parts = entry.filename.split("/")
-        if entry.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith(".") or parts[-1].lower() in _LITTER:
+        if (
+            entry.is_dir()
+            or parts[0] == "__MACOSX"
+            or parts[-1].startswith(".")
+            or parts[-1].lower() in _LITTER
+        ):
             continue
         suffix = suffix_of(entry.filename)
         if suffix not in PICTURES and suffix not in CAPTIONS:
-            outcome.skip(entry.filename, "is of a kind that is not taken: png, jpg, webp; captions txt, caption, json")
+            outcome.skip(
+                entry.filename, "is of a kind that is not taken: png, jpg, webp; captions txt, caption, json"
+            )
             continue
         target = place / f"zip-{len(list(place.iterdir()))}-{number}{suffix}"
         with opened.open(entry) as source:

@@ -39,6 +39,10 @@ class Replacement:
         """Itself. Raises 422 if it would do nothing, or nothing sensible."""
         if not self.find and self.replace:
             raise invalid("give a text to find", "/find")
+        try:
+            "".join((self.find, self.replace, self.prefix, self.suffix)).encode()
+        except UnicodeEncodeError:
+            raise invalid("holds signs that are no text", "/find") from None
         if not (self.find or self.prefix or self.suffix):
             raise invalid("give a text to find, or one to put before or behind", "/find")
         return self
@@ -76,7 +80,9 @@ class Done:
     undone: bool
 
 
-def preview(library: Library, name: str, wanted: Replacement, only: Iterable[str] | None = None) -> list[Change]:
+def preview(
+    library: Library, name: str, wanted: Replacement, only: Iterable[str] | None = None
+) -> list[Change]:
     """The captions that would change, by name. only: paths of pictures. Raises 404, 422."""
     wanted.check()
     folder, listing = library.folder(name), library.listing(name)
@@ -90,7 +96,9 @@ def preview(library: Library, name: str, wanted: Replacement, only: Iterable[str
         file = caption.file or captions.stem_of(entry.rel)
         if caption.problem is None and after != caption.text and file not in found:
             if len(after.encode()) >= MOST_BYTES:
-                raise invalid(f"the caption of {entry.rel} would be longer than {MOST_BYTES // 1024} KiB", "/replace")
+                raise invalid(
+                    f"the caption of {entry.rel} would be longer than {MOST_BYTES // 1024} KiB", "/replace"
+                )
             found[file] = Change(entry.rel, caption.text, after, caption.etag)
     return list(found.values())
 
@@ -102,7 +110,11 @@ def digest(changes: Sequence[Change]) -> str:
 
 
 def apply(
-    library: Library, name: str, wanted: Replacement, only: Iterable[str] | None = None, expected: str | None = None
+    library: Library,
+    name: str,
+    wanted: Replacement,
+    only: Iterable[str] | None = None,
+    expected: str | None = None,
 ) -> Done:
     """Make the changes. Raises 404, 409 (nothing would change), 412 (not what was shown), 422."""
     with CHANGING:

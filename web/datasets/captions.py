@@ -1,4 +1,4 @@
-"""Captions as they are edited: read, changed only if nobody else did, and put back if that was a mistake. Torch-free."""
+"""Captions as they are edited: read, and changed only if nobody else did meanwhile. Torch-free."""
 
 from __future__ import annotations
 
@@ -144,7 +144,9 @@ def stale(now: Caption) -> ApiError:
 def clean(text: str) -> str:
     """A text as it is written: without blanks at its ends and signs that no text has."""
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(letter for letter in plain if letter in "\n\t" or (ord(letter) >= 32 and ord(letter) != 127)).strip()
+    return "".join(
+        letter for letter in plain if letter in "\n\t" or (ord(letter) >= 32 and ord(letter) != 127)
+    ).strip()
 
 
 def _check(text: str) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from web.datasets.names import bad_dataset_name, suffix_of
-from web.datasets.names import CAPTIONS, PICTURES
+from web.datasets.names import CAPTIONS, PICTURES, bad_dataset_name, suffix_of
 from web.datasets.trash import Trash
 from web.files import safe_path
 from web.problems import conflict, invalid, not_found
@@ -36,7 +35,7 @@ class DatasetSummary:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of a dataset: path relative to it ('/' between parts), size in bytes, time of its last change."""
+    """A file of a dataset: path below it ('/' between parts), size in bytes, time of its last change."""
 
     rel: str
     size: int
@@ -105,7 +104,9 @@ class Library:
         try:
             with os.scandir(self.root) as entries:
                 return sorted(
-                    entry.name for entry in entries if entry.is_symlink() and entry.is_dir() and _visible(entry.name)
+                    entry.name
+                    for entry in entries
+                    if entry.is_symlink() and entry.is_dir() and _visible(entry.name)
                 )
         except FileNotFoundError:
             return []
@@ -134,6 +135,18 @@ class Library:
             path = self.root / name
             path.mkdir()
         return path
+
+    def rename(self, name: str, new: str) -> Path:
+        """Give a dataset another name. Raises 404, 409, 422."""
+        reason = bad_dataset_name(new)
+        if reason is not None:
+            raise invalid(f"the name {new[:120]!r} {reason}", "/name")
+        with CHANGING:
+            path = self.folder(name)
+            others = {each.name.casefold() for each in _children(self.root) if each.name != name}
+            if new.casefold() in others:
+                raise conflict(f"Dataset already exists: {new}")
+            return path.rename(self.root / new)
 
     def delete(self, name: str) -> str:
         """Move a dataset to the trash; the id that restores it. Raises 404."""
@@ -177,7 +190,9 @@ def scan(folder: Path) -> Listing:
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
+        found = sorted(
+            (entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name
+        )
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             if entry.name not in CACHES:
@@ -195,7 +210,9 @@ def _unusable(rel: str, entry: os.DirEntry[str]) -> str | None:
         rel.encode()
     except UnicodeEncodeError:
         return "has a name that is not UTF-8"
-    if any(letter in rel for letter in "\\:") or any(ord(letter) < 32 or ord(letter) == 127 for letter in rel):
+    if any(letter in rel for letter in "\\:") or any(
+        ord(letter) < 32 or ord(letter) == 127 for letter in rel
+    ):
         return "has a name with signs that are not served; rename it"
     return None
 

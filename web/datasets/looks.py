@@ -1,7 +1,7 @@
 """Which pictures of a dataset are the same, or look the same; what was found out is kept for the next time.
 
-dHash (Krawetz 2013): a picture in grey at 9 x 8, each of 64 bits telling whether a place is brighter than the one right
-of it. Bits know nothing of colour, so 8 x 8 colours decide with them.
+dHash (Krawetz 2013): a picture in grey at 9 x 8, each of 64 bits telling whether a place is brighter than the
+one right of it. Bits know nothing of colour, so 8 x 8 colours decide with them.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ def bad_dataset_name(name: str) -> str | None:
     """Why a text cannot name a dataset, or None if it can."""
     if not _DATASET.fullmatch(name) or name.endswith("."):
         return (
-            "must be 1 to 100 of A-Z, a-z, 0-9, '.', '-' and '_', begin with a letter or digit and not end with a dot"
+            "must be 1 to 100 of A-Z, a-z, 0-9, '.', '-' and '_', "
+            "begin with a letter or digit and not end with a dot"
         )
     if _RESERVED.fullmatch(name):
         return "is reserved by the system"

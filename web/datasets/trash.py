@@ -55,7 +55,11 @@ class Trash:
         identifier = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"
         place = self.folder / identifier
         (place / "files").mkdir(parents=True)
-        sizes = [path / file for file in files] if files else [each for each in path.rglob("*") if not each.is_symlink()]
+        sizes = (
+            [path / file for file in files]
+            if files
+            else [each for each in path.rglob("*") if not each.is_symlink()]
+        )
         size = sum(each.stat().st_size for each in sizes if each.is_file())
         note = {"dataset": name, "files": list(files), "at": time.time(), "num_bytes": size}
         atomic.write_json(place / "note.json", note)
@@ -71,7 +75,9 @@ class Trash:
     def all(self) -> list[Deleted]:
         """Every deletion, the newest first."""
         try:
-            found = sorted((path.name for path in self.folder.iterdir() if _ID.fullmatch(path.name)), reverse=True)
+            found = sorted(
+                (path.name for path in self.folder.iterdir() if _ID.fullmatch(path.name)), reverse=True
+            )
         except FileNotFoundError:
             return []
         deleted = (self._read(identifier) for identifier in found)
@@ -88,7 +94,11 @@ class Trash:
         try:
             note = json.loads((self.folder / identifier / "note.json").read_text(encoding="utf-8"))
             return Deleted(
-                identifier, str(note["dataset"]), tuple(note["files"]), float(note["at"]), int(note["num_bytes"])
+                identifier,
+                str(note["dataset"]),
+                tuple(note["files"]),
+                float(note["at"]),
+                int(note["num_bytes"]),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -1,4 +1,4 @@
-"""Files that users send into a dataset: looked into, named, and put in place; nothing there is overwritten unasked.
+"""Files that users send into a dataset: looked into, named, put in place. Nothing is overwritten unasked.
 
 A caption belongs to the pictures of its stem. Where a picture needs another name, its caption goes along.
 """
@@ -114,7 +114,9 @@ def check_picture(path: Path, suffix: str) -> str:
             raise ApiError(413, "web.too_large", "has too many pixels") from None
         # Pillow's words for what it cannot read.
         except (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError):
-            raise ApiError(415, "web.no_picture", "is no png, jpg or webp that can be read, whatever its name") from None
+            raise ApiError(
+                415, "web.no_picture", "is no png, jpg or webp that can be read, whatever its name"
+            ) from None
     fitting = _SUFFIX[kind]
     return suffix if suffix in fitting else fitting[0]
 
@@ -150,7 +152,9 @@ def add_files(library: Library, name: str, sent: Iterable[Sent], *, replace: boo
                 check_caption(each.path, suffix)
                 texts.append(each)
             else:
-                outcome.skip(each.name, "is of a kind that is not taken: png, jpg, webp; captions txt, caption, json")
+                outcome.skip(
+                    each.name, "is of a kind that is not taken: png, jpg, webp; captions txt, caption, json"
+                )
         except ApiError as error:
             outcome.skip(each.name, error.detail)
     with CHANGING:
@@ -195,8 +199,10 @@ class _Place:
         self.stems: dict[str, list[str]] = {}
         for entry in listing.pictures:
             self.stems.setdefault(folded(captions.stem_of(entry.rel)), []).append(entry.rel)
-        # Whatever lies here keeps its name, links and foreign files too; a caption without a picture may get one.
-        self.taken = {folded(path.stem) for path in self.folder.iterdir() if suffix_of(path.name) not in CAPTIONS}
+        # Whatever lies here keeps its name, links too; a caption without a picture may get one.
+        self.taken = {
+            folded(path.stem) for path in self.folder.iterdir() if suffix_of(path.name) not in CAPTIONS
+        }
 
     def put(self, pictures: list[_Picture], texts: list[Sent]) -> None:
         """The pictures of one stem with their captions."""

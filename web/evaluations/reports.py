@@ -17,6 +17,7 @@ from web.problems import ApiError, not_found
 
 MOST_BYTES = 256 * 1024**2
 _NAME = re.compile(r"[^/\\]+_\d{9}\.json")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 Metric = Literal["loss", "loss_relative", "ablation_delta", "log_ratio"]
 # Metric -> (label, whether a high value is bad).
 METRICS: dict[Metric, tuple[str, bool]] = {
@@ -33,7 +34,7 @@ class ImageResult:
 
     rel: str
     caption: str
-    values: Mapping[str, float | None]
+    values: Mapping[Metric, float | None]
     flagged: bool
     reasons: tuple[str, ...]
     hints: tuple[str, ...]
@@ -149,7 +150,10 @@ def _parse(path: Path, size: int) -> dict[str, Any] | None:
     if size > MOST_BYTES:
         return None
     try:
-        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _name: None)
+        text = path.read_text(encoding="utf-8")
+        body = json.loads(text, parse_constant=lambda _name: None)
+        if _HALF.search(text):  # half of a pair of code units is no text and cannot be sent on
+            body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(body, dict) or body.get("kind") != "eval_dataset":
