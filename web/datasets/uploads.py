@@ -111,7 +111,7 @@ def check_picture(path: Path, suffix: str) -> str:
                 image.draft("RGB", (256, 256))
                 image.load()
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            raise ApiError(413, "web.too_large", "has too many pixels") from None
+            raise ApiError(413, "web.too_large", "has far more than 50 million pixels") from None
         # Pillow's words for what it cannot read.
         except (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError):
             raise ApiError(

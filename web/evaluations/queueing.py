@@ -227,7 +227,8 @@ def eval_json(found: Evaluation) -> dict[str, Any]:
     job = found.job
     return {
         "id": job.id, "dataset": found.dataset, "model": found.model,
-        "params": json.dumps(dict(found.params)), "status": found.status, "out_json": str(found.report) if found.has_report else None,
+        "params": json.dumps(dict(found.params)), "status": found.status,
+        "out_json": str(found.report) if found.has_report else None,
         "info": job.info if job.status in ACTIVE else job.reason, "job_status": job.status, "name": job.name,
         "created_at": iso(job.created_at), "updated_at": iso(job.updated_at),
     }  # fmt: skip

@@ -21,10 +21,10 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 Metric = Literal["loss", "loss_relative", "ablation_delta", "log_ratio"]
 # Metric -> (label, whether a high value is bad).
 METRICS: dict[Metric, tuple[str, bool]] = {
-    "log_ratio": ("gain of the caption, log ratio", False),
-    "ablation_delta": ("gain of the caption, in loss", False),
+    "log_ratio": ("gain by the caption (log)", False),
+    "ablation_delta": ("gain by the caption (loss)", False),
     "loss": ("loss", True),
-    "loss_relative": ("loss / mean loss", True),
+    "loss_relative": ("loss, 1 is usual", True),
 }
 
 

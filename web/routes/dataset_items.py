@@ -12,7 +12,6 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
 
 from web.dataset_models import (
     BulkIn,
@@ -115,7 +114,7 @@ UPLOAD_BODY: dict[str, Any] = {
 
 @router.post(
     "/datasets/{name}/items", response_model=UploadOut, status_code=201, openapi_extra=UPLOAD_BODY,
-    responses=errors(404, 413, 415),
+    responses=errors(404, 413, 415, 507),
 )  # fmt: skip
 async def upload_items(name: str, request: Request, services: Served) -> Response:
     """Add pictures, captions and zips of them. A browser without scripts gets a page that tells the rest."""
@@ -123,10 +122,7 @@ async def upload_items(name: str, request: Request, services: Served) -> Respons
     announced = request.headers.get("content-length", "")
     if announced.isdigit():
         uploads.check_space(Path(tempfile.gettempdir()), int(announced))
-    try:
-        form = await request.form(max_files=MOST_FILES, max_fields=20, max_part_size=64 * 1024)
-    except MultiPartException as error:
-        raise invalid(error.message) from None
+    form = await request.form(max_files=MOST_FILES, max_fields=20, max_part_size=64 * 1024)
     try:
         outcome = await run_in_threadpool(_take, services, name, form)
     finally:
