@@ -50,32 +50,70 @@ def send(client: Any, name: str, *files: tuple[str, bytes], **data: str) -> Any:
     return client.post(f"/api/datasets/{name}/items", files=listed, data=data)
 
 
-def report(folder: Path, images: dict[str, dict[str, Any]], job_name: str = "measured", model: str = "tiny-sd") -> dict:
+def report(
+    folder: Path, images: dict[str, dict[str, Any]], job_name: str = "measured", model: str = "tiny-sd"
+) -> dict:
     """A report about the pictures of a dataset, as the evaluator writes it."""
     listed = []
     for rel, values in images.items():
         gain = values.pop("gain", 0.5)
         listed.append(
             {
-                "path": rel, "dataset": str(folder), "caption": "a cat", "sha256": "0" * 64, "width": 32,
-                "height": 32, "num_draws": 8, "loss": 0.1, "loss_with_caption": 0.1, "loss_with_blank": 0.2,
-                "loss_relative": 1.0, "ablation_delta": gain,
+                "path": rel,
+                "dataset": str(folder),
+                "caption": "a cat",
+                "sha256": "0" * 64,
+                "width": 32,
+                "height": 32,
+                "num_draws": 8,
+                "loss": 0.1,
+                "loss_with_caption": 0.1,
+                "loss_with_blank": 0.2,
+                "loss_relative": 1.0,
+                "ablation_delta": gain,
                 "log_ratio": {"mean": gain, "se": 0.1, "low": gain - 0.2, "high": gain + 0.2},
-                "flagged": False, "reasons": [], "hints": [], **values,
+                "flagged": False,
+                "reasons": [],
+                "hints": [],
+                **values,
             }
-        )  # fmt: skip
+        )
     run = {
-        "job_name": job_name, "step": 0, "model": model, "arch": "sd15", "lora": None, "seed": 0,
-        "samples_per_image": 8, "timestep_type": "uniform", "fixed_noise_std": None, "eval_resolution": 32,
+        "job_name": job_name,
+        "step": 0,
+        "model": model,
+        "arch": "sd15",
+        "lora": None,
+        "seed": 0,
+        "samples_per_image": 8,
+        "timestep_type": "uniform",
+        "fixed_noise_std": None,
+        "eval_resolution": 32,
         "seconds": 2.0,
-    }  # fmt: skip
+    }
     about = {
-        "path": str(folder), "num_images": len(listed), "num_measured": len(listed), "mean_loss": 0.1,
-        "median_loss": 0.1, "log_ratio": {"mean": 0.5, "se": 0.1, "low": 0.3, "high": 0.7}, "share_helped": 1.0,
-        "retrieval_top1": 1.0, "num_flagged": 0, "reasons": {},
-        "curve": [{"t": t, "num_draws": 8, "loss_with_caption": t, "loss_with_blank": 2 * t} for t in (0.1, 0.5)],
-    }  # fmt: skip
-    return {"schema_version": 1, "kind": "eval_dataset", "run": run, "datasets": [about], "images": listed, "notes": []}
+        "path": str(folder),
+        "num_images": len(listed),
+        "num_measured": len(listed),
+        "mean_loss": 0.1,
+        "median_loss": 0.1,
+        "log_ratio": {"mean": 0.5, "se": 0.1, "low": 0.3, "high": 0.7},
+        "share_helped": 1.0,
+        "retrieval_top1": 1.0,
+        "num_flagged": 0,
+        "reasons": {},
+        "curve": [
+            {"t": t, "num_draws": 8, "loss_with_caption": t, "loss_with_blank": 2 * t} for t in (0.1, 0.5)
+        ],
+    }
+    return {
+        "schema_version": 1,
+        "kind": "eval_dataset",
+        "run": run,
+        "datasets": [about],
+        "images": listed,
+        "notes": [],
+    }
 
 
 def write_report(output: Path, body: dict, name: str = "measured") -> Path:

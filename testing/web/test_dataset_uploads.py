@@ -36,9 +36,15 @@ def nothing_is_left(settings):
 
 
 def test_pictures_and_captions_are_put_in_place(client, pets, settings):
-    response = send(client, "pets", ("bird.png", picture("blue")), ("bird.txt", b"\xef\xbb\xbf a bird \r\n"),
-                    ("fox.jpg", picture("orange", kind="JPEG")), ("owl.webp", picture("brown", kind="WEBP")),
-                    ("owl.json", b'{"caption": "an owl", "tags": []}'))  # fmt: skip
+    response = send(
+        client,
+        "pets",
+        ("bird.png", picture("blue")),
+        ("bird.txt", b"\xef\xbb\xbf a bird \r\n"),
+        ("fox.jpg", picture("orange", kind="JPEG")),
+        ("owl.webp", picture("brown", kind="WEBP")),
+        ("owl.json", b'{"caption": "an owl", "tags": []}'),
+    )
     assert response.status_code == 201 and response.json()["skipped"] == []
     assert {"bird.png", "bird.txt", "fox.jpg", "owl.webp", "owl.json"} < set(tree(pets))
     assert (pets / "bird.txt").read_bytes() == b"a bird\n"
@@ -58,15 +64,31 @@ def test_a_name_that_is_taken_gives_another_and_the_caption_goes_along(client, p
 
 
 def test_two_files_of_one_name_are_both_kept(client, pets):
-    response = send(client, "pets", ("a/x.png", picture("blue")), ("b/x.png", picture("green")), ("x.txt", b"both"))
+    response = send(
+        client, "pets", ("a/x.png", picture("blue")), ("b/x.png", picture("green")), ("x.txt", b"both")
+    )
     assert [each["rel"] for each in response.json()["saved"]] == ["x.png", "x-2.png", "x.txt", "x-2.txt"]
 
 
 def test_names_are_cleaned_and_stay_apart(client, pets):
-    sent = ["../../evil.png", "C:\\dir\\evil.png", "a<b>.png", "a b.png", "ünï.png", "\u202egnp.png", "CON.png",
-            ".hidden.png", "x" * 300 + ".png", "evil.php.png", "-rf.png", "🐈.png"]  # fmt: skip
+    sent = [
+        "../../evil.png",
+        "C:\\dir\\evil.png",
+        "a<b>.png",
+        "a b.png",
+        "ünï.png",
+        "\u202egnp.png",
+        "CON.png",
+        ".hidden.png",
+        "x" * 300 + ".png",
+        "evil.php.png",
+        "-rf.png",
+        "🐈.png",
+    ]
     colours = [(number * 20, 0, 0) for number in range(len(sent))]
-    response = send(client, "pets", *[(name, picture(colour)) for name, colour in zip(sent, colours, strict=True)])
+    response = send(
+        client, "pets", *[(name, picture(colour)) for name, colour in zip(sent, colours, strict=True)]
+    )
     assert response.json()["skipped"] == []
     found = [each["rel"] for each in response.json()["saved"]]
     assert len(set(found)) == len(sent)
@@ -75,7 +97,7 @@ def test_names_are_cleaned_and_stay_apart(client, pets):
     for rel in found:
         shown = client.get(f"/api/img/datasets/pets/{rel}")
         assert (shown.status_code, shown.headers["content-type"]) == (200, "image/png"), rel
-    assert sorted(os.listdir(pets.parent)) == [".uploads", "pets"]
+    assert sorted(path.name for path in pets.parent.iterdir()) == [".uploads", "pets"]
 
 
 def test_the_same_picture_is_not_kept_twice(client, pets):
@@ -100,13 +122,29 @@ HTML = b"<!doctype html><script>alert(1)</script>"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("page.html", HTML), ("page.png", HTML), ("image.svg", SVG), ("image.jpg", SVG), ("image.png.svg", SVG),
-    ("image.png.html", picture()), ("model.ckpt", b"\x80\x04."), ("x.gif", picture(kind="GIF")),
-    ("x.png", picture(kind="GIF") + b"/*<script>*/"), ("x.png", b"GIF89a/*"), ("noext", picture()), ("x.py", b"1"),
-    ("x.png", picture()[:40]), ("x.jpg", picture(kind="JPEG", size=(64, 64))[:-400]), ("x.png", b""),
-    ("x.tar", b""), ("x.exe", b"MZ"), ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("page.html", HTML),
+        ("page.png", HTML),
+        ("image.svg", SVG),
+        ("image.jpg", SVG),
+        ("image.png.svg", SVG),
+        ("image.png.html", picture()),
+        ("model.ckpt", b"\x80\x04."),
+        ("x.gif", picture(kind="GIF")),
+        ("x.png", picture(kind="GIF") + b"/*<script>*/"),
+        ("x.png", b"GIF89a/*"),
+        ("noext", picture()),
+        ("x.py", b"1"),
+        ("x.png", picture()[:40]),
+        ("x.jpg", picture(kind="JPEG", size=(64, 64))[:-400]),
+        ("x.png", b""),
+        ("x.tar", b""),
+        ("x.exe", b"MZ"),
+        ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0"),
+    ],
+)
 def test_what_is_no_picture_is_refused(client, pets, settings, name, content):
     before = tree(pets)
     response = send(client, "pets", (name, content))
@@ -121,7 +159,10 @@ def test_a_picture_gets_the_suffix_of_what_it_is(client, pets):
 
 @pytest.mark.parametrize("content", [b"\xff\xfeb\0i\0", b"a\0b", b"x" * 70_000])
 def test_captions_that_are_no_text_are_refused(client, pets, content):
-    assert reasons(send(client, "pets", ("cat.txt", content), replace="1")) and (pets / "cat.txt").read_text() == "a cat\n"
+    assert (
+        reasons(send(client, "pets", ("cat.txt", content), replace="1"))
+        and (pets / "cat.txt").read_text() == "a cat\n"
+    )
     assert reasons(send(client, "pets", ("cat.json", b'{"caption": 3}'), replace="1"))
 
 
@@ -176,27 +217,46 @@ def test_what_a_killed_server_left_is_cleared(client, pets, settings):
 
 
 def test_a_zip_is_unpacked_flat_with_its_captions(client, pets):
-    content = zip_of({
-        "set/cat.png": picture("blue"), "set/cat.txt": b"a blue cat", "set/sub/cat.png": picture("green"),
-        "set/sub/cat.txt": b"a green cat", "__MACOSX/set/._cat.png": b"x", "set/.DS_Store": b"x", "Thumbs.db": b"x",
-        "readme.md": b"x",
-    })  # fmt: skip
+    content = zip_of(
+        {
+            "set/cat.png": picture("blue"),
+            "set/cat.txt": b"a blue cat",
+            "set/sub/cat.png": picture("green"),
+            "set/sub/cat.txt": b"a green cat",
+            "__MACOSX/set/._cat.png": b"x",
+            "set/.DS_Store": b"x",
+            "Thumbs.db": b"x",
+            "readme.md": b"x",
+        }
+    )
     response = send(client, "pets", ("set.zip", content))
     assert response.status_code == 201 and list(reasons(response)) == ["readme.md"]
-    assert (pets / "cat-2.txt").read_text() == "a blue cat\n" and (pets / "cat-3.txt").read_text() == "a green cat\n"
+    assert (pets / "cat-2.txt").read_text() == "a blue cat\n" and (
+        pets / "cat-3.txt"
+    ).read_text() == "a green cat\n"
     assert (pets / "cat.txt").read_text() == "a cat\n"
 
 
 LINK = (stat.S_IFLNK | 0o777) << 16
 
 
-@pytest.mark.parametrize(("entries", "attributes"), [
-    ({"../../x.png": picture()}, {}), ({"/x.png": picture()}, {}), ({"..\\x.png": picture()}, {}),
-    ({"a/../../x.png": picture()}, {}), ({"C:/x.png": picture()}, {}), ({"\\x.png": picture()}, {}),
-    ({"x.png": b"/etc/passwd"}, {"x.png": LINK}), ({"fine.png": picture(), "in.zip": zip_of({"x.png": picture()})}, {}),
-    ({"x.png": b"\0" * 30_000_000}, {}), ({f"{n}.txt": b"" for n in range(archives.MOST_ENTRIES + 1)}, {}),
-    ({"fifo.png": b""}, {"fifo.png": (stat.S_IFIFO | 0o666) << 16}), ({"x.tar.gz": b""}, {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entries", "attributes"),
+    [
+        ({"../../x.png": picture()}, {}),
+        ({"/x.png": picture()}, {}),
+        ({"..\\x.png": picture()}, {}),
+        ({"a/../../x.png": picture()}, {}),
+        ({"C:/x.png": picture()}, {}),
+        ({"\\x.png": picture()}, {}),
+        ({"x.png": b"/etc/passwd"}, {"x.png": LINK}),
+        ({"fine.png": picture(), "in.zip": zip_of({"x.png": picture()})}, {}),
+        ({"x.png": b"\0" * 30_000_000}, {}),
+        ({f"{n}.txt": b"" for n in range(archives.MOST_ENTRIES + 1)}, {}),
+        ({"fifo.png": b""}, {"fifo.png": (stat.S_IFIFO | 0o666) << 16}),
+        ({"x.tar.gz": b""}, {}),
+    ],
+)
 def test_a_zip_that_tries_something_is_refused_whole(client, pets, settings, entries, attributes):
     before, outside = tree(pets), sorted(settings.datasets_root.parent.iterdir())
     response = send(client, "pets", ("bad.zip", zip_of(entries, **attributes)))
@@ -213,7 +273,9 @@ def lying_zip() -> bytes:
     return content.replace(size, struct.pack("<I", 10))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", zip_of({"x.png": picture()})[:-30], lying_zip()])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 nothing", zip_of({"x.png": picture()})[:-30], lying_zip()]
+)
 def test_a_damaged_zip_is_told(client, pets, settings, content):
     before = tree(pets)
     response = send(client, "pets", ("bad.zip", content))
@@ -246,7 +308,10 @@ def test_bytes_are_counted_whatever_the_zip_says(tmp_path, monkeypatch):
 
 
 def test_a_browser_without_scripts_gets_a_page(client, pets):
-    files = [("files", ("<b>bird</b>.png", picture("blue"), "image/png")), ("files", ("<i>.html", HTML, "text/html"))]
+    files = [
+        ("files", ("<b>bird</b>.png", picture("blue"), "image/png")),
+        ("files", ("<i>.html", HTML, "text/html")),
+    ]
     response = client.post("/api/datasets/pets/items", files=files, headers={"Accept": "text/html"})
     assert response.status_code == 201 and "1 file added" in response.text
     assert "<b>" not in response.text and "<i>" not in response.text and "is of a kind" in response.text

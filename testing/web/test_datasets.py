@@ -32,11 +32,34 @@ def test_an_accepted_name_is_a_child_of_the_root(name):
     from pathlib import Path
 
     if bad_dataset_name(name) is None:
-        assert (Path("/root") / name).parent == Path("/root") and Path(os.path.normpath(f"/root/{name}")).name == name
+        assert (Path("/root") / name).parent == Path("/root") and Path(
+            os.path.normpath(f"/root/{name}")
+        ).name == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", ".hidden", "x.", "CON", "nul.txt", "a" * 101,
-                                  "-rf", "$(touch x)", ";id", "a\0b", "ü", "a b", "_controls"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "x.",
+        "CON",
+        "nul.txt",
+        "a" * 101,
+        "-rf",
+        "$(touch x)",
+        ";id",
+        "a\0b",
+        "ü",
+        "a b",
+        "_controls",
+    ],
+)
 def test_bad_names_make_no_dataset(client, settings, name):
     response = client.post("/api/datasets", json={"name": name})
     assert response.status_code == 422 and response.json()["error"]
@@ -88,7 +111,11 @@ def test_a_deleted_dataset_lies_in_the_trash_and_comes_back(client, pets, settin
     assert response.status_code == 204 and not pets.exists()
     assert client.get("/api/datasets/pets").status_code == 404
     (deleted,) = client.get("/api/trash").json()["deleted"]
-    assert deleted["dataset"] == "pets" and deleted["files"] == [] and deleted["id"] == response.headers["trash-id"]
+    assert (
+        deleted["dataset"] == "pets"
+        and deleted["files"] == []
+        and deleted["id"] == response.headers["trash-id"]
+    )
     assert any((settings.data_root / "trash").rglob("cat.png"))
     make_dataset(settings.datasets_root)
     assert client.post(f"/api/trash/{deleted['id']}/restore").status_code == 409
@@ -115,15 +142,18 @@ def test_the_trash_can_be_emptied_and_takes_no_paths(client, pets, settings):
 
 def test_a_dataset_that_a_running_job_reads_stays(client, services, pets, config):
     text = config()
-    text = text[: text.index("datasets:")] + f"datasets: [{{folder_path: {pets}, resolution: [32]}}]\n" + text[
-        text.index("      network:") :]  # fmt: skip
+    datasets = f"datasets: [{{folder_path: {pets}, resolution: [32]}}]\n"
+    text = text[: text.index("datasets:")] + datasets + text[text.index("      network:") :]
     services.settings.output_root.mkdir(exist_ok=True)
     made = client.post("/api/jobs", json={"config_yaml": text}).json()
     assert client.post(f"/api/jobs/{made['id']}/enqueue").status_code == 202
     assert client.patch("/api/datasets/pets", json={"name": "pets2"}).status_code == 200  # it only waits
     client.patch("/api/datasets/pets2", json={"name": "pets"})
     assert services.lanes.claim().id == made["id"]
-    for response in (client.delete("/api/datasets/pets"), client.patch("/api/datasets/pets", json={"name": "x"})):
+    for response in (
+        client.delete("/api/datasets/pets"),
+        client.patch("/api/datasets/pets", json={"name": "x"}),
+    ):
         assert response.status_code == 409 and "small" in response.json()["error"]
     assert pets.is_dir()
 
@@ -136,7 +166,12 @@ def test_pictures_come_with_captions_in_natural_order(client, settings):
     page = client.get("/api/datasets/pets/items").json()
     assert [item["rel"] for item in page["items"]] == ["2.png", "10.png", "empty.png", "none.png"]
     first = page["items"][0]
-    assert (first["caption"], first["width"], first["height"], first["caption_file"]) == ("two", 24, 24, "2.txt")
+    assert (first["caption"], first["width"], first["height"], first["caption_file"]) == (
+        "two",
+        24,
+        24,
+        "2.txt",
+    )
     assert client.get(first["thumb_url"]).headers["content-type"] == "image/webp"
     assert client.get(first["url"]).headers["content-type"] == "image/png"
     missing = client.get("/api/datasets/pets/items?caption=missing").json()
@@ -150,7 +185,9 @@ def test_pictures_are_paged(client, settings):
     make_dataset(settings.datasets_root, **{f"p{number}": "x" for number in range(7)})
     seen, cursor = [], None
     while True:
-        page = client.get("/api/datasets/pets/items", params={"limit": 3} | ({"cursor": cursor} if cursor else {}))
+        page = client.get(
+            "/api/datasets/pets/items", params={"limit": 3} | ({"cursor": cursor} if cursor else {})
+        )
         seen += [item["rel"] for item in page.json()["items"]]
         cursor = page.json()["next_cursor"]
         if cursor is None:
@@ -161,12 +198,23 @@ def test_pictures_are_paged(client, settings):
 def test_results_of_the_newest_report_lie_on_the_pictures(client, settings, pets):
     old = write_report(settings.output_root, report(pets, {"cat.png": {"gain": 9.0}}), "old")
     os.utime(old, (1, 1))
-    images = {"cat.png": {"gain": -0.5, "loss": 0.3, "flagged": True,
-                          "reasons": [{"code": "hurts", "message": "it hurts"}]}, "dog.png": {"gain": 1.0}}  # fmt: skip
+    images = {
+        "cat.png": {
+            "gain": -0.5,
+            "loss": 0.3,
+            "flagged": True,
+            "reasons": [{"code": "hurts", "message": "it hurts"}],
+        },
+        "dog.png": {"gain": 1.0},
+    }
     write_report(settings.output_root, report(pets, images), "new")
     page = client.get("/api/datasets/pets/items?sort=worst").json()["items"]
     assert [item["rel"] for item in page] == ["cat.png", "dog.png"]
-    assert page[0]["values"]["log_ratio"] == -0.5 and page[0]["reasons"] == ["it hurts"] and page[0]["loss"] == 0.3
+    assert (
+        page[0]["values"]["log_ratio"] == -0.5
+        and page[0]["reasons"] == ["it hurts"]
+        and page[0]["loss"] == 0.3
+    )
     assert [item["stale"] for item in page] == [False, True]  # the dog's caption was another one
     flagged = client.get("/api/datasets/pets/items?show=flagged").json()
     assert [item["rel"] for item in flagged["items"]] == ["cat.png"]
@@ -178,7 +226,10 @@ def test_a_deleted_picture_takes_its_own_caption_along_and_comes_back(client, pe
     before = tree(pets)
     response = client.delete("/api/datasets/pets/items/cat.png")
     assert response.status_code == 204 and sorted(tree(pets)) == ["dog.png", "dog.txt"]
-    assert client.post(f"/api/trash/{response.headers['trash-id']}/restore").json()["files"] == ["cat.png", "cat.txt"]
+    assert client.post(f"/api/trash/{response.headers['trash-id']}/restore").json()["files"] == [
+        "cat.png",
+        "cat.txt",
+    ]
     assert tree(pets) == before
     (pets / "dog.webp").write_bytes(picture(kind="WEBP"))
     client.delete("/api/datasets/pets/items/dog.webp")
@@ -221,11 +272,15 @@ def test_looking_for_duplicates_ends_in_time_and_goes_on(services, settings):
 def test_a_caption_is_changed_only_if_nobody_else_did(client, pets):
     read = client.get(caption_url())
     assert read.json()["caption"] == "a cat" and read.headers["etag"] == read.json()["etag"]
-    first = client.put(caption_url(), json={"caption": " a black\r\ncat "}, headers={"If-Match": read.json()["etag"]})
+    first = client.put(
+        caption_url(), json={"caption": " a black\r\ncat "}, headers={"If-Match": read.json()["etag"]}
+    )
     assert first.status_code == 200 and (pets / "cat.txt").read_bytes() == b"a black\ncat\n"
     late = client.put(caption_url(), json={"caption": "mine"}, headers={"If-Match": read.json()["etag"]})
     assert late.status_code == 412 and late.json()["errors"][0]["detail"] == "a black\ncat"
-    assert late.headers["etag"] == first.json()["etag"] and (pets / "cat.txt").read_bytes() == b"a black\ncat\n"
+    assert (
+        late.headers["etag"] == first.json()["etag"] and (pets / "cat.txt").read_bytes() == b"a black\ncat\n"
+    )
     (pets / "cat.txt").write_text("by hand")  # not by this server
     stale = client.put(caption_url(), json={"caption": "x"}, headers={"If-Match": first.json()["etag"]})
     assert stale.status_code == 412
@@ -236,7 +291,10 @@ def test_a_missing_caption_has_a_tag_too(client, settings):
     folder = make_dataset(settings.datasets_root, cat=None)
     tag = client.get(caption_url()).json()["etag"]
     assert client.put(caption_url(), json={"caption": ""}, headers={"If-Match": tag}).json()["file"] is None
-    assert client.put(caption_url(), json={"caption": "new"}, headers={"If-Match": tag}).json()["file"] == "cat.txt"
+    assert (
+        client.put(caption_url(), json={"caption": "new"}, headers={"If-Match": tag}).json()["file"]
+        == "cat.txt"
+    )
     assert client.put(caption_url(), json={"caption": "late"}, headers={"If-Match": tag}).status_code == 412
     assert (folder / "cat.txt").read_text() == "new\n"
 
@@ -280,7 +338,10 @@ def test_a_change_is_shown_made_and_undone(client, settings):
     assert shown["id"] is None and tree(folder) == before
     words = bulk(client, find="cat", replace="lion", whole_words=True).json()["changes"]
     assert words[0]["after"] == "a lion, catty"
-    assert bulk(client, find="cat", replace="\\1", match_case=True).json()["changes"][0]["after"] == "a Cat, \\1ty"
+    assert (
+        bulk(client, find="cat", replace="\\1", match_case=True).json()["changes"][0]["after"]
+        == "a Cat, \\1ty"
+    )
     done = bulk(client, find="cat", replace="lion", dry_run=False, expected=shown["digest"]).json()
     assert (folder / "cat.txt").read_text() == "a lion, lionty\n"
     undo = client.post(f"/api/datasets/pets/captions/changes/{done['id']}/undo")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from web.evaluations.reports import METRICS, Metric, dataset_folder
+from web.evaluations.reports import METRICS, Metric, dataset_folder, messages
 from web.services import Services
 
 PAGE = 50
@@ -74,8 +74,9 @@ def report_view(
 ) -> ReportView:
     """A report for its page: the pictures sorted by a metric, the worst first."""
     root = services.preferences.datasets_root
-    names = {str(each.get("path", "")): _name(root, str(each.get("path", ""))) for each in body["datasets"]}
-    images = [each for each in body["images"] if each.get("flagged") or not flagged]
+    sets = [_figures(each) for each in body["datasets"]]
+    names = {each["path"]: _name(root, each["path"]) for each in sets}
+    images = [_image(each) for each in body["images"] if each.get("flagged") or not flagged]
     sign = -1 if METRICS[metric][1] else 1
 
     def badness(image: Mapping[str, Any]) -> tuple[bool, float]:
@@ -87,23 +88,61 @@ def report_view(
     scale = _scale(body["images"], metric)
     shown = [
         ImageView(
-            image, names.get(str(image.get("dataset", ""))), value_of(image, metric), gain_text(image),
+            image, names.get(image["dataset"]), value_of(image, metric), gain_text(image),
             _whisker(image.get(metric) if metric == "log_ratio" else image.get(f"{metric}_interval"), scale),
         )
         for image in images[(page - 1) * PAGE : page * PAGE]
     ]  # fmt: skip
-    datasets = [
-        DatasetView(
-            str(each.get("path", "")), names.get(str(each.get("path", ""))), each, _curves(each.get("curve"))
-        )
-        for each in body["datasets"]
-    ]
+    datasets = [DatasetView(each["path"], names[each["path"]], each, _curves(each["curve"])) for each in sets]
     notes = body.get("notes")
     told = list(map(str, notes)) if isinstance(notes, list) else []
     return ReportView(
-        run=body["run"], datasets=datasets, images=shown, notes=told,
+        run=_run(body["run"]), datasets=datasets, images=shown, notes=told,
         metric=metric, flagged=flagged, page=page, pages=pages, total=len(images),
     )  # fmt: skip
+
+
+_RUN_TEXTS = ("model", "lora", "timestep_type", "seed", "samples_per_image", "eval_resolution")
+_COUNTS = ("num_measured", "num_images", "num_flagged")
+_FIGURES = ("mean_loss", "share_helped", "retrieval_top1")
+
+
+# A report comes from a file: whatever it holds, a page gets values of the kinds that it shows.
+def _run(run: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {key: _text(run.get(key)) for key in _RUN_TEXTS}
+    return texts | {key: _number(run.get(key)) for key in ("fixed_noise_std", "seconds")}
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    reasons = found.get("reasons")
+    reasons = reasons if isinstance(reasons, dict) else {}
+    return {
+        "path": _text(found.get("path")), "curve": found.get("curve"),
+        "log_ratio": _interval(found.get("log_ratio")),
+        "reasons": {str(code): _text(count) for code, count in reasons.items()},
+        **{key: _text(found.get(key)) or "–" for key in _COUNTS},
+        **{key: _number(found.get(key)) for key in _FIGURES},
+    }  # fmt: skip
+
+
+def _image(image: Mapping[str, Any]) -> dict[str, Any]:
+    suggestion = image.get("suggestion")
+    return {
+        **image, "path": _text(image.get("path")), "dataset": _text(image.get("dataset")),
+        "caption": _text(image.get("caption")), "flagged": bool(image.get("flagged")),
+        "reasons": messages(image.get("reasons")), "hints": messages(image.get("hints")),
+        "suggestion": _text(suggestion.get("caption")) if isinstance(suggestion, dict) else "",
+    }  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def _interval(value: Any) -> dict[str, float | None] | None:
+    if not isinstance(value, dict) or _number(value.get("mean")) is None:
+        return None
+    return {key: _number(value.get(key)) for key in ("mean", "low", "high")}
 
 
 def _name(root: Any, path: str) -> str | None:
@@ -118,8 +157,9 @@ def value_of(image: Mapping[str, Any], metric: Metric) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if -1e300 < value < 1e300 else None
 
 
 def gain_text(image: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import threading
 from collections import OrderedDict
@@ -122,14 +121,19 @@ def results(body: Mapping[str, Any], folder: Path) -> dict[str, ImageResult]:
         rel = str(image.get("path", ""))
         found[rel] = ImageResult(
             rel, str(image.get("caption", "")), values, bool(image.get("flagged")),
-            _messages(image.get("reasons")), _messages(image.get("hints")),
+            messages(image.get("reasons")), messages(image.get("hints")),
         )  # fmt: skip
     return found
 
 
 def dataset_folder(text: str) -> Path:
     """The folder that a report calls by this path; relative ones begin at the repository."""
-    return (ROOT / Path(text).expanduser()).resolve()
+    if "\0" in text or len(text) > 4000:
+        return ROOT / "\N{REPLACEMENT CHARACTER}"  # no path at all, and none of ours
+    try:
+        return (ROOT / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError):  # too long a name; a user that is not here
+        return ROOT / "\N{REPLACEMENT CHARACTER}"
 
 
 def is_report_name(name: str) -> bool:
@@ -177,12 +181,13 @@ def _info(path: Path, mtime: float, body: Mapping[str, Any]) -> ReportInfo:
 def _metric(value: Any) -> float | None:
     if isinstance(value, dict):
         value = value.get("mean")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    return float(value) if -1e300 < value < 1e300 else None
 
 
-def _messages(value: Any) -> tuple[str, ...]:
+def messages(value: Any) -> tuple[str, ...]:
+    """What the reasons or hints of a picture say."""
     if not isinstance(value, list):
         return ()
     return tuple(str(each.get("message") or each.get("code", "")) for each in value if isinstance(each, dict))
