@@ -9,6 +9,6 @@ from web.queue.states import State
 EvalStatus = Literal["queued", "running", "finished", "error", "stopped"]
 STATUS: dict[State, EvalStatus] = {
     "draft": "stopped", "queued": "queued",
-    "starting": "running", "running": "running", "stopping": "running",
+    "starting": "queued", "running": "running", "stopping": "running",
     "completed": "finished", "stopped": "stopped", "failed": "error", "lost": "error",
 }  # fmt: skip

@@ -256,8 +256,11 @@
     if (document.querySelector("form.caption.dirty")) return;
     const response = await fetch(location.href, { credentials: "same-origin", headers: { Accept: "text/html" } });
     if (!response.ok) return;
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("pictures");
-    if (fresh) document.getElementById("pictures").replaceWith(document.adoptNode(fresh));
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    for (const id of ["pictures", "filters"]) {
+      const part = fresh.getElementById(id);
+      if (part) document.getElementById(id).replaceWith(document.adoptNode(part));
+    }
   }
 
   if (page && form) {
