@@ -50,6 +50,12 @@ ROUTES = (
     "web.routes.settings",
     "web.routes.queue",
     "web.routes.stream",
+    "web.routes.datasets",
+    "web.routes.dataset_items",
+    "web.routes.dataset_pages",
+    "web.routes.dataset_forms",
+    "web.routes.evaluations",
+    "web.routes.evaluation_pages",
 )
 
 

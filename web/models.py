@@ -363,6 +363,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         429: "Too many requests.",
         500: "A bug of the server.",
         503: "The database is busy.",
+        507: "The disk is full.",
     }.items()
 }
 

@@ -6,6 +6,8 @@ NAVIGATION: list[tuple[str, str]] = [
     ("/", "Dashboard"),
     ("/jobs", "Jobs"),
     ("/compare", "Compare"),
+    ("/datasets", "Datasets"),
+    ("/evaluations", "Evaluations"),
     ("/settings", "Settings"),
     ("/docs", "API"),
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from web.database import Database
 from web.doorbell import Doorbell
+from web.evaluations.reports import Reports
 from web.pages import Pages
 from web.preferences import Preferences
 from web.queue.lanes import Lanes
@@ -36,6 +37,7 @@ class Services:
     metrics: MetricsIndexes
     pages: Pages
     monitor: Monitor
+    reports: Reports = field(default_factory=Reports)
 
 
 def _of(request: Request) -> Services:
