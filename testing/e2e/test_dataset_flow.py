@@ -121,8 +121,16 @@ def test_a_dataset_is_evaluated(page: Any) -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_pages_fit_their_window(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
-    for path in ("/datasets", "/datasets/drawings", "/datasets/drawings/picture/000005.png", "/trash",
-                 "/evaluations", "/datasets/drawings/replace?find=red&replace=blue",
-                 "/datasets/drawings/duplicates", "/datasets/drawings/delete", "/datasets/drawings/evaluate"):  # fmt: skip
+    for path in (
+        "/datasets",
+        "/datasets/drawings",
+        "/datasets/drawings/picture/000005.png",
+        "/trash",
+        "/evaluations",
+        "/datasets/drawings/replace?find=red&replace=blue",
+        "/datasets/drawings/duplicates",
+        "/datasets/drawings/delete",
+        "/datasets/drawings/evaluate",
+    ):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
