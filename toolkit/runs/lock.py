@@ -64,13 +64,13 @@ class RunLock:
             if holder is None:
                 continue  # released a moment ago
             self._refuse_unless_dead(holder)
-            # Only who holds the claim named after this very lock may remove it; so of two processes that
-            # found the same dead holder, the second cannot remove the first one's new lock.
+            # Only who holds the claim named after this very lock may replace it; so of two processes that
+            # found the same dead holder, the second cannot replace the first one's new lock.
             with RunLock(self.path.with_name(f"{self.path.name}.{holder.token}")):
-                if self._read() == holder:
-                    self.path.unlink(missing_ok=True)
+                if self._read() == holder and self._create(replacing=True):
                     note = f"taken over from {holder}, which ended without releasing it"
                     self.notes.append(f"{self.path}: {note}")
+                    return
 
     def release(self) -> None:
         """Remove the lock file if it is ours; a forked child and a second call do nothing."""
@@ -86,16 +86,19 @@ class RunLock:
         if os.name != "nt":
             os.close(handle)
 
-    def _create(self) -> bool:
-        """Make the lock file, with its content from its first moment on; False if there is one already."""
-        if self.path.exists():
+    def _create(self, *, replacing: bool = False) -> bool:
+        """Make the lock file, with its content from its first moment on; False if there is one already.
+
+        replacing: take the place of the one that is there.
+        """
+        if self.path.exists() and not replacing:
             return False
         self._token, self._pid = secrets.token_hex(8), os.getpid()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         content = {"schema_version": SCHEMA_VERSION, **asdict(this_process())}
         data = json.dumps(content | {"token": self._token, "since": since}).encode()
         with atomic.reporting(self.path):
-            handle = _create_linked(self.path, data)
+            handle = _create_whole(self.path, data, replacing=replacing)
         if handle is None:
             return False
         self._handle = handle
@@ -154,13 +157,15 @@ def _parse(content: dict[str, Any]) -> Holder:
     return Holder(process, str(content["token"]), str(content["since"]))
 
 
-def _create_linked(path: Path, data: bytes) -> int | None:
+def _create_whole(path: Path, data: bytes, *, replacing: bool) -> int | None:
     """Create a locked file with its content, an open handle of it; None if it exists. Raises OSError.
 
-    Written under another name and linked into place: a process that is killed midway leaves no empty lock,
-    which nobody could tell from one about to be written.
+    Written under another name and linked, or renamed over another one, into place: a process that is killed
+    midway leaves no empty lock, which nobody could tell from one about to be written.
     """
     part = path if os.name == "nt" else atomic.beside(path)
+    if part == path and replacing:  # an open file cannot be renamed there
+        path.unlink(missing_ok=True)
     try:
         handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -169,7 +174,9 @@ def _create_linked(path: Path, data: bytes) -> int | None:
         _flock(handle)
         os.write(handle, data)
         os.fsync(handle)
-        if part != path and not _link(part, path):
+        if part != path and replacing:
+            part.replace(path)
+        elif part != path and not _link(part, path):
             os.close(handle)
             return None
     except BaseException:
