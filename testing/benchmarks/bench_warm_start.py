@@ -12,6 +12,7 @@ of resident memory.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -107,10 +108,12 @@ def peak_megabytes() -> float:
 
 def start_once(job: Path, born: float) -> None:
     """Run the job to the end of its first step and print what it took since `born`; then leave at once."""
+    gc.disable()  # as run.py does while it imports these
     import run as program
     from jobs.process import sd_trainer
     from toolkit.training.trainer import Trainer
 
+    gc.enable()
     spent = [0.0, 0.0]
 
     def counted(work: Callable[..., Any]) -> Callable[..., Any]:
