@@ -13,7 +13,7 @@ import yaml
 
 from toolkit.config_modules.documents import read_document
 from toolkit.config_modules.loading import LoadedJob, load_job
-from toolkit.config_modules.process import RunProcess
+from toolkit.config_modules.process import FolderProcess
 from toolkit.errors import ConfigError, Problem, UserError
 from toolkit.paths import ROOT
 from web.environment import is_secret_name
@@ -161,7 +161,7 @@ def _load(path: Path, name: str | None, environment: Mapping[str, str]) -> Check
         loaded = load_job(path, name, environment=environment)
     except UserError as error:
         return CheckedConfig(name=given, kind=kind, problems=secrets + error.problems)
-    runs = [process for process in loaded.config.process if isinstance(process, RunProcess)]
+    runs = [process for process in loaded.config.process if isinstance(process, FolderProcess)]
     folders = (_run_folder(process, loaded.config.name) for process in runs)
     steps = sum(getattr(getattr(process, "train", None), "steps", 0) for process in runs)
     return CheckedConfig(
@@ -183,7 +183,7 @@ def _named(data: Any, name: str | None) -> tuple[str | None, str]:
     return text.replace("[name]", name) if name is not None else text, KINDS.get(kind, kind)
 
 
-def _run_folder(process: RunProcess, job_name: str) -> Path:
+def _run_folder(process: FolderProcess, job_name: str) -> Path:
     """Where a process will keep its run when it is started in the repository, links resolved."""
     return (ROOT / Path(process.training_folder).expanduser() / (process.name or job_name)).resolve()
 
