@@ -15,4 +15,5 @@ def test_an_evaluation_costs_little_more_than_its_predictions_and_saves_most_of_
     found = json.loads(capsys.readouterr().out)
     assert 0.7 < found["control"] < 1.4
     assert found["cost"] < 1.3 * max(1, found["control"])  # in full: at most 1.05
-    assert found["saving_rewording"] > found["saving_none"] > 1
+    assert found["saving_rewording"] >= 100
+    assert found["saving_none"] > 1  # none is so far from a caption here that its difference is seen anyway
