@@ -85,9 +85,10 @@ def test_two_who_write_one_caption_lose_nothing(browser: Any, server: str) -> No
     rel, area = card.get_attribute("data-rel"), card.locator("textarea")
     url = f"/api/datasets/zrb_faces/items/{rel}/caption"
     before = page.request.get(url).json()["caption"]
-    for choice, kept in (("Keep mine", "mine <b>"), ("Take theirs", "theirs <i>")):
+    for mine, choice in (("mine <b>", "Keep mine"), ("mine again", "Take theirs")):
+        kept = mine if choice == "Keep mine" else "theirs <i>"
         page.request.put(url, data={"caption": "theirs <i>"})
-        area.fill("mine <b>")
+        area.fill(mine)
         area.press("Control+Enter")
         expect(card.locator(".clash-box")).to_contain_text("theirs <i>")
         card.get_by_role("button", name=choice).click()
@@ -121,16 +122,7 @@ def test_a_dataset_is_evaluated(page: Any) -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_pages_fit_their_window(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
-    for path in (
-        "/datasets",
-        "/datasets/drawings",
-        "/datasets/drawings/picture/000005.png",
-        "/trash",
-        "/evaluations",
-        "/datasets/drawings/replace?find=red&replace=blue",
-        "/datasets/drawings/duplicates",
-        "/datasets/drawings/delete",
-        "/datasets/drawings/evaluate",
-    ):
+    sub = ("", "/picture/000005.png", "/replace?find=red&replace=blue", "/duplicates", "/delete", "/evaluate")
+    for path in ("/datasets", "/trash", "/evaluations", *(f"/datasets/drawings{end}" for end in sub)):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path
