@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from testing.tiny_models import MAX_LENGTH, build_tiny_sd15
 from testing.toolkit.models.conftest import draw_with
+from toolkit.config_modules.sample import SampleRequest
 from toolkit.errors import RunError
 from toolkit.models.base import Architecture
 from toolkit.models.sd15.loading import load
@@ -186,6 +187,26 @@ def test_our_euler_equals_the_pipeline_of_a_flow_model(tiny_folder):
         for here, there, t in zip(sigmas[:-1], sigmas[1:], told, strict=True):
             latents = latents + (there - here) * model.predict(latents, t.reshape(1), conditioning)
     torch.testing.assert_close(latents, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_long_prompt_is_drawn_whole(model):
+    """diffusers' pipeline cuts it silently; so its last words must not be the pipeline's business."""
+    start = "red " * (MAX_LENGTH - 2)
+    pipeline = model.pipeline()
+
+    def drawn(**arguments: str) -> torch.Tensor:
+        shape = {"width": 32, "height": 32, "num_inference_steps": 2, "guidance_scale": GUIDANCE}
+        picture = pipeline(**shape | arguments, generator=torch.Generator().manual_seed(0), output_type="pt")
+        return picture.images
+
+    def whole(prompt: str = "red", neg: str = "") -> torch.Tensor:
+        request = SampleRequest(prompt, neg, 32, 32, 0, GUIDANCE, 0.0, 2, "ddpm", 1.0)
+        return drawn(**model.sampling_arguments(request))
+
+    assert torch.equal(drawn(prompt=start + "cat"), drawn(prompt=start + "dog"))
+    assert not torch.equal(whole(start + "cat"), whole(start + "dog"))
+    assert not torch.equal(whole(neg=start + "cat"), whole(neg=start + "dog"))
+    assert torch.equal(whole(start), drawn(prompt=start, negative_prompt=""))
 
 
 def test_a_pipeline_shares_modules_and_owns_its_scheduler(model):
