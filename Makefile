@@ -63,7 +63,8 @@ test-gpu: $(READY)  ## the tests that need a GPU
 	$(PY) -m pytest testing -q -m gpu
 
 e2e: export HF_HUB_OFFLINE = 1
-e2e: $(READY)  ## the web UI in a real browser (Chromium from the system, or CHROMIUM=/path)
+e2e: $(READY)  ## the web UI in a real browser: the system's Chromium, installed where it may be, or CHROMIUM=/path
+	$(PY) -m testing.e2e.chromium
 	$(PY) -m pytest testing/e2e -q -m e2e
 
 check: $(READY)  ## ruff and mypy

@@ -20,7 +20,12 @@ mkdir -p "$data"
 pid_file="$data/web.pid"
 log="$data/web.log"
 
-if [ -s "$pid_file" ] && kill -0 "$(cat "$pid_file")" 2>/dev/null; then
+# A number left by a server that was killed may have been given to another program since.
+runs_web() {
+    kill -0 "$1" 2>/dev/null || return 1
+    [ ! -d /proc/self ] || tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -q -- "-m web"
+}
+if [ -s "$pid_file" ] && runs_web "$(cat "$pid_file")"; then
     echo "already running as process $(cat "$pid_file")"
     exit 0
 fi

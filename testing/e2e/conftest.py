@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from testing.e2e import chromium
+
 ROOT = Path(__file__).parents[2]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def _free_port() -> int:
@@ -66,11 +67,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path)
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, the system's."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    from playwright.sync_api import sync_playwright
+
+    program = chromium.find()
     if program is None:
-        pytest.skip("no Chromium here; install it or set CHROMIUM")
-    with playwright.sync_playwright() as started:
+        pytest.fail(f"no Chromium here: make e2e tries to install it; or {chromium.REMEDY}")
+    with sync_playwright() as started:
         options = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
         found = started.chromium.launch(executable_path=program, args=options)
         yield found

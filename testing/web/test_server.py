@@ -167,9 +167,24 @@ def test_a_number_of_another_program_is_not_stopped(tmp_path):
             command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=30
         )
         assert "not running" in shown.stdout and other.poll() is None
+        (tmp_path / "data" / "web.pid").write_text(f"{other.pid}\n")
+        variables = environment(tmp_path, AI_TOOLKIT_PYTHON="/bin/false")
+        command = ["bash", "tools/start_ui.sh"]
+        shown = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=30)
+        assert shown.returncode == 1 and "it ended at once" in shown.stderr
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_powershell_pair_keeps_the_words_of_the_other_and_says_it_is_untested():
+    for name in ("start_ui", "stop_ui"):
+        bash, powershell = ((ROOT / "tools" / f"{name}.{kind}").read_text() for kind in ("sh", "ps1"))
+        settings = re.compile(
+            r"AI_TOOLKIT_[A-Z_]+|web\.pid|web\.log|\b8675\b|/readyz|-m web|already running|not running"
+        )
+        assert set(settings.findall(bash)) == set(settings.findall(powershell))
+        assert "# Untested:" in powershell
 
 
 def test_vendored_files_are_those_of_the_list(tmp_path):
