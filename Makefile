@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # A process for each core, at most four: each holds its own torch and diffusers, over a gigabyte.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help venv demo serve test test-slow test-gpu e2e check format bench openapi clean distclean
+.PHONY: help venv demo serve test test-slow test-gpu e2e screenshots check format bench openapi clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -66,6 +66,9 @@ e2e: export HF_HUB_OFFLINE = 1
 e2e: $(READY)  ## the web UI in a real browser: the system's Chromium, installed where it may be, or CHROMIUM=/path
 	$(PY) -m testing.e2e.chromium
 	$(PY) -m pytest testing/e2e -q -m e2e
+
+screenshots:  ## the pictures of docs/images/web, made by the browser tests
+	SCREENSHOTS=1 $(MAKE) e2e
 
 check: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .

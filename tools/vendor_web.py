@@ -1,6 +1,7 @@
-"""Fetch the pinned browser libraries from npm into web/static/vendor: python -m tools.vendor_web [--check]
+"""Fetch the pinned browser libraries from npm: python -m tools.vendor_web [--check]
 
---check compares what is there with web/static/vendor/checksums.json and fetches nothing.
+Those of the pages go into web/static/vendor, those of the browser tests into testing/e2e/vendor.
+--check compares what is there with the checksums.json of both and fetches nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from toolkit.paths import ROOT
 from toolkit.runs import atomic
 
 VENDOR = ROOT / "web" / "static" / "vendor"
+TEST_VENDOR = ROOT / "testing" / "e2e" / "vendor"
 REGISTRY = "https://registry.npmjs.org"
-# package, version, folder, what is taken from the package
-PACKAGES = (
+Packages = Sequence[tuple[str, str, str, Sequence[str]]]  # package, version, folder, what is taken from it
+PACKAGES: Packages = (
     ("htmx.org", "4.0.1", "htmx-4.0.1", ("LICENSE", "dist/htmx.min.js", "dist/ext/hx-sse.min.js")),
     ("uplot", "1.6.32", "uplot-1.6.32", ("LICENSE", "dist/uPlot.iife.min.js", "dist/uPlot.min.css")),
 )
+TEST_PACKAGES: Packages = (("axe-core", "4.11.0", "axe-core-4.11.0", ("LICENSE", "axe.min.js")),)
 
 
 def digest(data: bytes) -> str:
@@ -47,10 +50,10 @@ def problems(vendor: Path = VENDOR) -> list[str]:
     ]
 
 
-def fetch(vendor: Path = VENDOR) -> None:
+def fetch(vendor: Path = VENDOR, packages: Packages = PACKAGES) -> None:
     """Fetch every package and write its files and the list of checksums."""
     sums = {}
-    for package, version, folder, files in PACKAGES:
+    for package, version, folder, files in packages:
         address = f"{REGISTRY}/{package}/-/{package}-{version}.tgz"
         with urllib.request.urlopen(address, timeout=60) as answer:
             content = io.BytesIO(answer.read())
@@ -73,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true")
     if not parser.parse_args(argv).check:
         fetch()
-    found = problems()
+        fetch(TEST_VENDOR, TEST_PACKAGES)
+    found = [*problems(), *problems(TEST_VENDOR)]
     for line in found:
         print(line, file=sys.stderr)
     return 1 if found else 0

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -26,10 +27,20 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def _folder(factory: pytest.TempPathFactory) -> Path:
+    """Where the server keeps everything; for the pictures of the documentation one with a name to show."""
+    if not os.environ.get("SCREENSHOTS"):
+        return factory.mktemp("server")
+    folder = Path(tempfile.gettempdir()) / "ai-toolkit"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `python -m web` with a CPU lane and folders of its own."""
-    folder, port = tmp_path_factory.mktemp("server"), _free_port()
+    folder, port = _folder(tmp_path_factory), _free_port()
     (folder / "datasets").mkdir()
     for name in ("zrb_faces", "drawings"):
         shutil.copytree(ROOT / "datasets" / name, folder / "datasets" / name)

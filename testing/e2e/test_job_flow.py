@@ -105,22 +105,3 @@ def test_a_job_is_made_watched_stopped_and_resumed(page):
     page.click(".tabs >> text=Events")
     for word in ("created", "enqueued", "its turn on cpu:0", "stop asked for: save", "completed"):
         expect(page.locator("#events")).to_contain_text(word)
-
-
-PAGES = [
-    "/", "/jobs", "/jobs/new", "/jobs/new?dataset=drawings", "/jobs/new?dataset=drawings&view=yaml",
-    "/compare", "/settings",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_no_page_is_wider_than_its_window(browser, server, width, scheme):
-    context = browser.new_context(
-        base_url=server, viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
-    page = context.new_page()
-    for path in PAGES:
-        page.goto(path)
-        script = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert page.evaluate(script) <= 0, path
-    context.close()

@@ -56,3 +56,15 @@ document.addEventListener("submit", async (event) => {
     document.body.dispatchEvent(new CustomEvent("resync", { bubbles: true }));
   }
 });
+
+// A table or text wider than its place scrolls by itself; then the keyboard must reach it, and only then.
+(function () {
+  const judge = (box) => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  };
+  const sizes = new ResizeObserver((seen) => seen.forEach((each) => judge(each.target)));
+  const find = () => document.querySelectorAll("table, .code").forEach((each) => { sizes.observe(each); judge(each); });
+  new MutationObserver(find).observe(document.body, { childList: true, subtree: true });
+  find();
+})();

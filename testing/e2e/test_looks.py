@@ -1,0 +1,100 @@
+"""Every page as it looks after the flows: no wider than its window, and without a finding of axe-core.
+
+axe-core (https://github.com/dequelabs/axe-core, MPL 2.0, in vendor/) knows WCAG 2 and good practice.
+With SCREENSHOTS=1 (`make screenshots`) the pictures of docs/images/web/ are made of the same pages.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+AXE = next(Path(__file__).parent.glob("vendor/axe-core-*/axe.min.js"))
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+PAGES = [
+    "/", "/jobs", "/jobs/new", "/jobs/new?dataset=drawings", "/jobs/new?dataset=drawings&view=yaml",
+    "/compare", "/datasets", "/datasets/drawings", "/datasets/drawings/evaluate",
+    "/datasets/drawings/replace", "/datasets/drawings/duplicates", "/datasets/drawings/delete", "/trash",
+    "/evaluations", "/settings", "/docs", "/login",
+]  # fmt: skip
+OF_A_JOB = ("", "/edit", "/loss", "/samples", "/files", "/config", "/events")
+SHOWN = {
+    "/": "dashboard", "/jobs": "jobs", "/jobs/new?dataset=drawings": "new_form",
+    "/jobs/new?dataset=drawings&view=yaml": "new_yaml", "/datasets": "datasets",
+    "/datasets/drawings": "dataset", "/evaluations": "evaluations", "/settings": "settings",
+    "/login": "login",
+}  # fmt: skip
+NARROW = {"dashboard", "jobs", "new_form", "dataset", "evaluation", "job"}  # those shown on a phone too
+TALLEST = 1400  # pixels of a page that a picture shows
+PICTURES = Path(__file__).parents[2] / "docs" / "images" / "web"
+RUN = """async (rules) => (await axe.run(document, {runOnly: rules})).violations.map(
+  (each) => `${each.id}: ${each.help}: ` + each.nodes.map((node) => node.html.slice(0, 160)).join(" | ")
+)"""
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+def pages_of_jobs(page: Any) -> Iterator[str]:
+    """The pages of the newest training and evaluation; of a draft where the flows have left none."""
+    jobs = page.request.get("/api/jobs").json()["jobs"]
+    if not jobs:
+        made = page.request.post("/api/jobs", data={"config_yaml": "job: train\nconfig: {name: one}"})
+        jobs = [made.json()]
+    for job in {job["kind"]: job for job in reversed(jobs)}.values():
+        yield from (f"/jobs/{job['id']}{part}" for part in OF_A_JOB)
+        yield f"/compare?job={job['id']}"
+    for item in page.request.get("/api/eval_dataset").json()["jobs"][:1]:
+        yield f"/evaluations/{item['id']}"
+
+
+def names_of(paths: list[str], page: Any) -> dict[str, str]:
+    """The pages to take pictures of, by path: SHOWN, the newest training's, the evaluation."""
+    named = dict(SHOWN)
+    for job in page.request.get("/api/jobs").json()["jobs"]:
+        if job["kind"] == "train" and job["status"] == "completed":
+            named |= {f"/jobs/{job['id']}{part}": f"job{part.replace('/', '_')}" for part in OF_A_JOB}
+            named[f"/compare?job={job['id']}"] = "compare"
+            break
+    return named | {path: "evaluation" for path in paths if path.startswith("/evaluations/")}
+
+
+def take_picture(page: Any, name: str) -> None:
+    """Write the upper part of the page, as WebP."""
+    page.wait_for_timeout(500)  # curves and small pictures are drawn after the page has loaded
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    shown = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    shown.crop((0, 0, shown.width, min(shown.height, TALLEST))).save(
+        PICTURES / f"{name}.webp", quality=80, method=6
+    )
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_page_fits_and_is_accessible(browser, server, width, scheme):
+    context = browser.new_context(
+        base_url=server, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    found = []
+    paths = [*PAGES, *pages_of_jobs(page)]
+    pictures = names_of(paths, page) if os.environ.get("SCREENSHOTS") else {}
+    for path in paths:
+        answer = page.goto(path)
+        assert answer.status == 200, path
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        found += [f"{path}: {violation}" for violation in page.evaluate(RUN, RULES)]
+        if page.evaluate(WIDER) > 0:
+            found.append(f"{path}: wider than its window")
+        name = pictures.get(path)
+        if name and width > 1000:
+            take_picture(page, name)
+        elif name in NARROW:
+            take_picture(page, f"{name}_narrow")
+    context.close()
+    assert not found, "\n".join(found)
