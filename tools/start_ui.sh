@@ -3,6 +3,7 @@
 # Settings come from the environment, see docs/web.md. PID file and log lie in $AI_TOOLKIT_DATA (default: data/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/ui_process.sh
 
 python="${AI_TOOLKIT_PYTHON:-.venv/bin/python}"
 [ -x "$python" ] || { echo "no Python at $python; build it with: make venv" >&2; exit 1; }
@@ -20,11 +21,6 @@ mkdir -p "$data"
 pid_file="$data/web.pid"
 log="$data/web.log"
 
-# A number left by a server that was killed may have been given to another program since.
-runs_web() {
-    kill -0 "$1" 2>/dev/null || return 1
-    [ ! -d /proc/self ] || tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -q -- "-m web"
-}
 if [ -s "$pid_file" ] && runs_web "$(cat "$pid_file")"; then
     echo "already running as process $(cat "$pid_file")"
     exit 0

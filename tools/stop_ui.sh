@@ -2,6 +2,7 @@
 # Stop the web UI that tools/start_ui.sh started. Jobs that run go on; the next start finds them again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/ui_process.sh
 
 pid_file="${AI_TOOLKIT_DATA:-data}/web.pid"
 if [ ! -s "$pid_file" ]; then
@@ -9,13 +10,10 @@ if [ ! -s "$pid_file" ]; then
     exit 0
 fi
 pid="$(cat "$pid_file")"
-# A number may have been given to another program since.
-if ! kill -0 "$pid" 2>/dev/null || ! tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q -- "-m web"; then
-    if [ -d /proc/self ] || ! kill -0 "$pid" 2>/dev/null; then
-        rm -f "$pid_file"
-        echo "not running (process $pid is gone)"
-        exit 0
-    fi
+if ! runs_web "$pid"; then
+    rm -f "$pid_file"
+    echo "not running (process $pid is gone)"
+    exit 0
 fi
 kill -TERM "$pid"
 for _ in $(seq 60); do

@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,22 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _folder(factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the server keeps everything; for the pictures of the documentation one with a name to show."""
     if not os.environ.get("SCREENSHOTS"):
-        return factory.mktemp("server")
+        yield tmp_path_factory.mktemp("server")
+        return
     folder = Path(tempfile.gettempdir()) / "ai-toolkit"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
+    folder.mkdir()  # never somebody else's: it is removed at the end
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(server_folder: Path) -> Iterator[str]:
     """The address of `python -m web` with a CPU lane and folders of its own."""
-    folder, port = _folder(tmp_path_factory), _free_port()
+    folder, port = server_folder, _free_port()
     (folder / "datasets").mkdir()
     for name in ("zrb_faces", "drawings"):
         shutil.copytree(ROOT / "datasets" / name, folder / "datasets" / name)
@@ -90,10 +93,10 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-@pytest.fixture
-def page(browser: Any, server: str) -> Iterator[Any]:
+@contextmanager
+def open_tab(browser: Any, server: str, **options: Any) -> Iterator[Any]:
     """A tab at the server. Errors on its console, which breaches of the CSP are too, fail the test."""
-    context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 900})
+    context = browser.new_context(base_url=server, **options)
     tab = context.new_page()
     complaints: list[str] = []
     tab.on(
@@ -104,3 +107,10 @@ def page(browser: Any, server: str) -> Iterator[Any]:
     yield tab
     context.close()
     assert not complaints
+
+
+@pytest.fixture
+def page(browser: Any, server: str) -> Iterator[Any]:
+    """A tab at the server, on a wide screen."""
+    with open_tab(browser, server, viewport={"width": 1280, "height": 900}) as tab:
+        yield tab

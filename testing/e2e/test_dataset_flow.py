@@ -117,12 +117,3 @@ def test_a_dataset_is_evaluated(page: Any) -> None:
     expect(page.locator("ul.results > li")).to_have_count(4)
     page.goto("/datasets/drawings?sort=worst")
     expect(page.locator("li.picture .marks")).to_have_count(4)
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_pages_fit_their_window(page: Any, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
-    sub = ("", "/picture/000005.png", "/replace?find=red&replace=blue", "/duplicates", "/delete", "/evaluate")
-    for path in ("/datasets", "/trash", "/evaluations", *(f"/datasets/drawings{end}" for end in sub)):
-        page.goto(path)
-        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from testing.e2e.conftest import open_tab
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-AXE = next(Path(__file__).parent.glob("vendor/axe-core-*/axe.min.js"))
+AXE = next(Path(__file__).parent.glob("vendor/axe-core-*/axe.min.js")).read_text(encoding="utf-8")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 PAGES = [
     "/", "/jobs", "/jobs/new", "/jobs/new?dataset=drawings", "/jobs/new?dataset=drawings&view=yaml",
     "/compare", "/datasets", "/datasets/drawings", "/datasets/drawings/evaluate",
-    "/datasets/drawings/replace", "/datasets/drawings/duplicates", "/datasets/drawings/delete", "/trash",
-    "/evaluations", "/settings", "/docs", "/login",
+    "/datasets/drawings/picture/000005.png", "/datasets/drawings/replace",
+    "/datasets/drawings/replace?find=red&replace=blue", "/datasets/drawings/duplicates",
+    "/datasets/drawings/delete", "/trash", "/evaluations", "/settings", "/docs", "/login",
 ]  # fmt: skip
 OF_A_JOB = ("", "/edit", "/loss", "/samples", "/files", "/config", "/events")
 SHOWN = {
@@ -76,25 +79,20 @@ def take_picture(page: Any, name: str) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_page_fits_and_is_accessible(browser, server, width, scheme):
-    context = browser.new_context(
-        base_url=server, viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
-    page = context.new_page()
-    page.set_default_timeout(30_000)
     found = []
-    paths = [*PAGES, *pages_of_jobs(page)]
-    pictures = names_of(paths, page) if os.environ.get("SCREENSHOTS") else {}
-    for path in paths:
-        answer = page.goto(path)
-        assert answer.status == 200, path
-        page.evaluate(AXE.read_text(encoding="utf-8"))
-        found += [f"{path}: {violation}" for violation in page.evaluate(RUN, RULES)]
-        if page.evaluate(WIDER) > 0:
-            found.append(f"{path}: wider than its window")
-        name = pictures.get(path)
-        if name and width > 1000:
-            take_picture(page, name)
-        elif name in NARROW:
-            take_picture(page, f"{name}_narrow")
-    context.close()
+    with open_tab(browser, server, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        paths = [*PAGES, *pages_of_jobs(page)]
+        pictures = names_of(paths, page) if os.environ.get("SCREENSHOTS") else {}
+        for path in paths:
+            answer = page.goto(path)
+            assert answer.status == 200, path
+            page.evaluate(AXE)
+            found += [f"{path}: {violation}" for violation in page.evaluate(RUN, RULES)]
+            if page.evaluate(WIDER) > 0:
+                found.append(f"{path}: wider than its window")
+            name = pictures.get(path)
+            if name and width > 1000:
+                take_picture(page, name)
+            elif name in NARROW:
+                take_picture(page, f"{name}_narrow")
     assert not found, "\n".join(found)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from testing.e2e.conftest import open_tab
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 ENDS = 120  # s: a process that imports torch on a busy machine, and stops
 
@@ -15,11 +17,8 @@ ENDS = 120  # s: a process that imports torch on a busy machine, and stops
 @pytest.fixture
 def plain(browser: Any, server: str) -> Iterator[Any]:
     """A tab at the server without JavaScript."""
-    context = browser.new_context(base_url=server, java_script_enabled=False)
-    page = context.new_page()
-    page.set_default_timeout(30_000)
-    yield page
-    context.close()
+    with open_tab(browser, server, java_script_enabled=False) as tab:
+        yield tab
 
 
 def state_of(page: Any) -> str:

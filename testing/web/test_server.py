@@ -178,8 +178,10 @@ def test_a_number_of_another_program_is_not_stopped(tmp_path):
 
 
 def test_the_powershell_pair_keeps_the_words_of_the_other_and_says_it_is_untested():
+    both = (ROOT / "tools" / "ui_process.sh").read_text()
     for name in ("start_ui", "stop_ui"):
         bash, powershell = ((ROOT / "tools" / f"{name}.{kind}").read_text() for kind in ("sh", "ps1"))
+        bash = bash.replace(". tools/ui_process.sh", both)
         settings = re.compile(
             r"AI_TOOLKIT_[A-Z_]+|web\.pid|web\.log|\b8675\b|/readyz|-m web|already running|not running"
         )
@@ -188,10 +190,13 @@ def test_the_powershell_pair_keeps_the_words_of_the_other_and_says_it_is_unteste
 
 
 def test_vendored_files_are_those_of_the_list(tmp_path):
-    assert vendor_web.problems() == []
-    folders = {folder for _, _, folder, _ in vendor_web.PACKAGES}
-    assert folders == {path.name for path in vendor_web.VENDOR.iterdir() if path.is_dir()}
-    assert all((vendor_web.VENDOR / folder / "LICENSE").stat().st_size > 200 for folder in folders)
+    for vendor, packages in (
+        (vendor_web.VENDOR, vendor_web.PACKAGES), (vendor_web.TEST_VENDOR, vendor_web.TEST_PACKAGES),
+    ):  # fmt: skip
+        assert vendor_web.problems(vendor) == []
+        folders = {folder for _, _, folder, _ in packages}
+        assert folders == {path.name for path in vendor.iterdir() if path.is_dir()}
+        assert all((vendor / folder / "LICENSE").stat().st_size > 200 for folder in folders)
     used = set(re.findall(r"static/vendor/([\w./-]+)", (ROOT / "web/templates/page.html").read_text()))
     assert used and all((vendor_web.VENDOR / name).is_file() for name in used)
     copy = tmp_path / "vendor"

@@ -63,8 +63,13 @@ document.addEventListener("submit", async (event) => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   };
+  const known = new WeakSet();
   const sizes = new ResizeObserver((seen) => seen.forEach((each) => judge(each.target)));
-  const find = () => document.querySelectorAll("table, .code").forEach((each) => { sizes.observe(each); judge(each); });
+  const find = () => document.querySelectorAll("table, ol.code").forEach((each) => {
+    if (known.has(each)) return judge(each);
+    known.add(each);
+    sizes.observe(each); // which judges it
+  });
   new MutationObserver(find).observe(document.body, { childList: true, subtree: true });
   find();
 })();

@@ -91,7 +91,7 @@ def name_of(value: Any) -> str:
 
 def test_every_section_is_visited():
     assert {TrainConfig, EMAConfig, NetworkKwargs, SaveConfig, LoggingConfig, SampleItem} <= set(SECTIONS)
-    assert NOT_YET
+    assert len(NOT_YET) > 100
 
 
 @pytest.mark.parametrize(("section", "key"), NOT_YET, ids=name_of)

@@ -95,9 +95,7 @@ def load(
             te_name_or_path=te_name_or_path,
         )
     try:
-        model = Flux(
-            components, bypass_guidance_embedding=bypass_guidance_embedding, use_cfg=use_flux_cfg
-        )
+        model = Flux(components, bypass_guidance_embedding=bypass_guidance_embedding, use_cfg=use_flux_cfg)
     except ValueError as error:
         raise ModelError(Problem("model.load", f"'{os.fspath(path)}': {error}", key=MODEL_KEY)) from error
     return model.freeze().to(device)
@@ -128,7 +126,10 @@ def _load_transformer_of(name: str, rest: Rest, *, dtype: torch.dtype, from_conf
 
 def _check_rest(name: str, rest: Rest) -> None:
     """Refuse, before anything is read, a transformer whose other parts nobody named."""
-    wanted = {"an autoencoder": ("model.vae_path", rest.vae), "text encoders": ("model.te_name_or_path", rest.text)}
+    wanted = {
+        "an autoencoder": ("model.vae_path", rest.vae),
+        "text encoders": ("model.te_name_or_path", rest.text),
+    }
     missing = {what: key for what, (key, given) in wanted.items() if given is None}
     if rest.extras is not None or not missing:
         return
@@ -137,7 +138,9 @@ def _check_rest(name: str, rest: Rest) -> None:
     refuse(name, "holds the transformer alone", remedy=remedy)
 
 
-def _joined(transformer: Any, rest: Rest, *, dtype: torch.dtype, config_dir: Path | None = None) -> Components:
+def _joined(
+    transformer: Any, rest: Rest, *, dtype: torch.dtype, config_dir: Path | None = None
+) -> Components:
     """A model of this transformer and the parts from elsewhere, each read from one place only."""
     wanted = set(FAMILY.modules) - {"transformer"}
     if rest.vae is not None:

@@ -137,22 +137,13 @@ class SD15:
 
     def sampling_arguments(self, request: SampleRequest) -> dict[str, Any]:
         """What the pipeline is called with for a request, beside its generator."""
-        return self._texts_of(request) | {
+        return clip_prompts.pipeline_texts(self, request) | {
             "width": request.width,
             "height": request.height,
             "num_inference_steps": request.sample_steps,
             "guidance_scale": request.guidance_scale,
             "guidance_rescale": request.guidance_rescale,
         }
-
-    def _texts_of(self, request: SampleRequest) -> dict[str, Any]:
-        """The prompts of a request; encoded where the pipeline would cut them."""
-        texts = [request.prompt, request.neg]
-        if all(self.windows_needed(text) == 1 for text in texts):
-            return {"prompt": request.prompt, "negative_prompt": request.neg}
-        with torch.no_grad():
-            embeds = self.encode_prompts(texts).embeds
-        return {"prompt_embeds": embeds[:1], "negative_prompt_embeds": embeds[1:]}
 
     # -- identity and files ------------------------------------------------------------------------------
 

@@ -179,28 +179,13 @@ class SDXL:
 
         It gives latents, for decode_latents: decoding under autocast would overflow in half precision.
         """
-        return self._texts_of(request) | {
+        return clip_prompts.pipeline_texts(self, request) | {
             "width": request.width,
             "height": request.height,
             "num_inference_steps": request.sample_steps,
             "guidance_scale": request.guidance_scale,
             "guidance_rescale": request.guidance_rescale,
             "output_type": "latent",
-        }
-
-    def _texts_of(self, request: SampleRequest) -> dict[str, Any]:
-        """The prompts of a request; encoded where the pipeline would cut them."""
-        texts = [request.prompt, request.neg]
-        if all(self.windows_needed(text) == 1 for text in texts):
-            return {"prompt": request.prompt, "negative_prompt": request.neg}
-        with torch.no_grad():
-            both = self.encode_prompts(texts)
-        assert both.pooled is not None
-        return {
-            "prompt_embeds": both.embeds[:1],
-            "pooled_prompt_embeds": both.pooled[:1],
-            "negative_prompt_embeds": both.embeds[1:],
-            "negative_pooled_prompt_embeds": both.pooled[1:],
         }
 
     # -- identity and files ------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from toolkit.data.items import MediaItem
 
-SIZE_IDS = "size_ids"  # their name in a Conditioning; whole numbers, so that no cast to half precision rounds them
+# Their name in a Conditioning; whole numbers, so that no cast to half precision rounds them.
+SIZE_IDS = "size_ids"
 
 
 def size_ids(items: Sequence[MediaItem]) -> Tensor:

@@ -25,6 +25,9 @@ from toolkit.models.shared.components import component_hash
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
+    from toolkit.config_modules.sample import SampleRequest
+    from toolkit.models.base import Architecture
+
 MARKS = 2  # begin and end
 MAX_WINDOWS = 3  # the longest prompts that tools in use read: 225 tokens
 
@@ -100,6 +103,22 @@ def join_windows(states: Tensor, num_windows: int) -> Tensor:
     apart = states.unflatten(0, (-1, num_windows))
     inner = apart[:, :, 1:-1].flatten(1, 2)
     return torch.cat([apart[:, 0, :1], inner, apart[:, -1, -1:]], dim=1)
+
+
+def pipeline_texts(model: Architecture, request: SampleRequest) -> dict[str, Any]:
+    """The prompts of a request as diffusers' pipelines take them; encoded where they would be cut silently.
+
+    Raises ModelError for a prompt that does not fit in MAX_WINDOWS.
+    """
+    texts = [request.prompt, request.neg]
+    if all(model.windows_needed(text) == 1 for text in texts):
+        return {"prompt": request.prompt, "negative_prompt": request.neg}
+    with torch.no_grad():
+        both = model.encode_prompts(texts)
+    told = {"prompt_embeds": both.embeds[:1], "negative_prompt_embeds": both.embeds[1:]}
+    if both.pooled is not None:
+        told |= {"pooled_prompt_embeds": both.pooled[:1], "negative_pooled_prompt_embeds": both.pooled[1:]}
+    return told
 
 
 def prompt_hash(parts: Sequence[tuple[nn.Module, Any]], *settings: object) -> str:

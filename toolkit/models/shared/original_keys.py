@@ -101,7 +101,9 @@ def original_vae(vae: nn.Module) -> dict[str, Tensor]:
 def original_clip(encoder: nn.Module) -> dict[str, Tensor]:
     """CLIP's text encoder under its original keys, which are those of transformers before version 5."""
     # transformers 5 flattened CLIPTextModel; the original keeps the inner module's name.
-    return {f"text_model.{key.removeprefix('text_model.')}": value for key, value in encoder.state_dict().items()}
+    return {
+        f"text_model.{key.removeprefix('text_model.')}": value for key, value in encoder.state_dict().items()
+    }
 
 
 _OPEN_CLIP_RULES = [
