@@ -15,8 +15,13 @@ document.addEventListener("toast", (event) => toast(event.detail.value ?? event.
   const button = document.getElementById("theme");
   if (!button) return;
   const order = ["system", "light", "dark"];
+  const signs = { system: "\u25d0", light: "\u2600", dark: "\u263e" }; // half a circle, the sun, the moon
   const now = () => document.documentElement.dataset.theme ?? "system";
-  const show = () => { button.textContent = `Theme: ${now()}`; };
+  const show = () => {
+    button.textContent = signs[now()];
+    button.title = `Theme: ${now()}`;
+    button.setAttribute("aria-label", button.title);
+  };
   button.hidden = false;
   show();
   button.addEventListener("click", () => {
