@@ -22,6 +22,7 @@ PROCESSES = Registry(
         "vae": "jobs.process.vae:run",
         "to_folder": "jobs.process.to_folder:run",
         "eval_dataset": "jobs.process.eval_dataset:run",
+        "caption_dataset": "jobs.process.caption_dataset:run",
     },
 )
 

@@ -15,7 +15,7 @@ from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.documents import read_document
 from toolkit.config_modules.loading import LoadedJob, load_job, run_folder
 from toolkit.config_modules.lookup import find_config
-from toolkit.config_modules.process import DiffusionProcess, EvalProcess, TrainProcess
+from toolkit.config_modules.process import CaptionProcess, DiffusionProcess, EvalProcess, TrainProcess
 from toolkit.errors import Problem, UserError
 from toolkit.paths import resolve_path
 from toolkit.preflight.report import JobReport
@@ -130,8 +130,9 @@ def describe(job: LoadedJob) -> str:
         if process.type == "to_folder":
             parts.append(f"to_folder, {count(len(process.generate.requests()), 'picture')}")
             continue
-        if isinstance(process, EvalProcess):
-            parts.append(f"{process.type}, {count(len(process.eval.dataset_path), 'dataset')}")
+        if isinstance(process, EvalProcess | CaptionProcess):
+            section = process.eval if isinstance(process, EvalProcess) else process.caption
+            parts.append(f"{process.type}, {count(len(section.dataset_path), 'dataset')}")
             continue
         kind: str = process.type
         if process.type != "vae":

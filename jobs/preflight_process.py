@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs import build, preflight_disk
-from toolkit.config_modules.job import AnyProcess
+from jobs.preflight_captions import check_captioning
+from jobs.preflight_models import check_models
+from toolkit.config_modules.job import AnyProcess, ModelProcess
 from toolkit.config_modules.loading import LoadedJob, run_folder
 from toolkit.config_modules.model import ModelConfig
 from toolkit.config_modules.process import (
+    CaptionProcess,
     ConceptSliderProcess,
     DiffusionProcess,
     EvalProcess,
@@ -23,23 +26,19 @@ from toolkit.config_modules.process import (
 from toolkit.data.caption_draws import are_countable, fullest_captions, possible_captions
 from toolkit.data.items import MediaItem
 from toolkit.errors import Problem, UserError
-from toolkit.models.catalogue import find_architecture, other_pipeline, pipeline_architecture
+from toolkit.models.catalogue import find_architecture
 from toolkit.models.geometry import read_json
-from toolkit.models.hub_cache import cached_snapshot, is_hub_id, missing_parts
+from toolkit.models.hub_cache import cached_snapshot, is_hub_id
 from toolkit.models.prompt_limits import long_prompt
-from toolkit.paths import models_root, resolve_model
+from toolkit.paths import resolve_model
 from toolkit.preflight.buckets import bucket_rows, epochs_line
 from toolkit.preflight.disk import check_space, existing_folder
-from toolkit.preflight.report import CaptionReport, DatasetReport, ModelReport, ProcessReport
+from toolkit.preflight.report import CaptionReport, DatasetReport, ProcessReport
 from toolkit.preflight.tokens import TokenCounter, make_counter
-from toolkit.preflight.weights import read_header
 from toolkit.text import count
 
-MODEL_KEY = "model.name_or_path"
-# The tokenizer of single files, and what other places of parts must hold: see toolkit/models/shared.
+# The tokenizer of single files: see toolkit/models/shared.
 _CLIP_REPO = "openai/clip-vit-large-patch14"
-_VAE_FILES = ["config.json", "*.safetensors", "*.bin", "vae/*"]
-_ENCODER_FILES = ["tokenizer*", "config.json", "*.safetensors", "text_encoder*/*", "tokenizer*/*"]
 
 _WELL_BELOW = 0.7  # of the area that the resolution allows
 
@@ -57,12 +56,16 @@ def check_process(
     process = job.config.process[index]
     report = ProcessReport(process.type)
     found: list[Problem] = []
-    for name, key, patterns in _models(process.model):
-        _check_model(process, name, key, patterns, report, found, running)
+    if not isinstance(process, CaptionProcess):
+        check_models(process, report, found, running)
     items: list[MediaItem] = []
-    if isinstance(process, EvalProcess):
+    if isinstance(process, EvalProcess | CaptionProcess):
         report.folder = str(run_folder(process, job.config.name))
         found += _unwritable(build.training_root(process), "training_folder", "run.folder")
+        if isinstance(process, CaptionProcess):
+            check_captioning(
+                process, report, found, running, None if progress is None else progress("pictures")
+            )
     elif not isinstance(process, GenerateProcess):
         report.steps = process.train.steps
         folder = run_folder(process, job.config.name)
@@ -76,88 +79,10 @@ def check_process(
         found += _unwritable(
             Path(process.output_folder).expanduser(), "output_folder", "config.output_folder"
         )
-    found += _check_prompts(process, items, report)
+    if not isinstance(process, CaptionProcess):
+        found += _check_prompts(process, items, report)
     report.problems = [job.located(problem, index) for problem in found]
     return report
-
-
-# -- models ----------------------------------------------------------------------------------------------
-
-
-def _models(model: ModelConfig) -> Iterator[tuple[str, str, list[str] | None]]:
-    """(name, key, files wanted of a hub repository) of everything that is loaded."""
-    yield model.name_or_path, MODEL_KEY, None
-    if model.vae_path is not None:
-        yield model.vae_path, "model.vae_path", _VAE_FILES
-    if model.te_name_or_path is not None:
-        yield model.te_name_or_path, "model.te_name_or_path", _ENCODER_FILES
-
-
-def _check_model(  # noqa: PLR0917 - where to look, and where to put what is found
-    process: AnyProcess,
-    name: str,
-    key: str,
-    patterns: list[str] | None,
-    report: ProcessReport,
-    found: list[Problem],
-    running: bool,
-) -> None:
-    """Where a model is, and whether it can be had."""
-    local = resolve_model(name)
-    if local is not None:
-        report.models.append(ModelReport(name, key, "local", 0))
-        if key == MODEL_KEY:
-            found += _check_local(process, name, local)
-        return
-    if isinstance(process, VaeProcess) and key == MODEL_KEY:
-        message = f"no such folder or file: {name}"
-        found.append(Problem("model.not_found", message, key=key))
-        return
-    if not is_hub_id(name):
-        where = f"looked in the working folder and in {models_root()}"
-        message = f"'{name}': no such file or folder, and not a hub id"
-        found.append(Problem("model.load", message, key=key, remedy=where))
-        return
-    from toolkit.preflight.hub_access import ask_hub, has_token
-
-    answer = ask_hub(name, key=key, patterns=patterns)
-    report.models.append(ModelReport(name, key, answer.where, answer.download_bytes))
-    if answer.problem is not None and (answer.certain or running):
-        found.append(answer.problem)
-    elif answer.problem is not None:
-        report.notes.append(f"{key}: {answer.problem.message}; a run will need it")
-    if answer.gated and answer.problem is None:
-        report.notes.append(f"{key}: '{name}' is gated, and your token has access to it")
-    if answer.where == "hub" and not has_token():
-        report.notes.append("no HF_TOKEN is set: downloads work, at the hub's lower rate for guests")
-
-
-def _check_local(process: AnyProcess, name: str, path: Path) -> Iterator[Problem]:
-    """A folder or file that is there, but is not a whole model of the architecture that the config says."""
-    if isinstance(process, VaeProcess):
-        return
-    if path.is_file():
-        if path.suffix == ".safetensors" and read_header(path) is None:
-            yield Problem("model.load", f"'{name}': is not a readable .safetensors file", key=MODEL_KEY)
-        return
-    entry = find_architecture(process.model.arch)
-    index = path / "model_index.json"
-    if not index.is_file():
-        if not process.model.from_config:
-            message = f"'{name}': is not a diffusers folder: {index} is missing"
-            yield Problem("model.load", message, key=MODEL_KEY, remedy="or name a .safetensors file")
-        return
-    found = str(read_json(index).get("_class_name", ""))
-    other = pipeline_architecture(found)
-    if other is not None and other.name != entry.name:
-        message, remedy = other_pipeline(found, entry.title)
-        yield Problem("model.load", f"'{name}': {message}", key=MODEL_KEY, remedy=remedy)
-    elif not process.model.from_config:
-        for part in missing_parts(path):
-            remedy = "to start from random weights set model.from_config: true"
-            yield Problem(
-                "model.load", f"'{name}': no weights in {path / part}", key=MODEL_KEY, remedy=remedy
-            )
 
 
 # -- pictures --------------------------------------------------------------------------------------------
@@ -231,7 +156,7 @@ def _small_pictures(process: DiffusionProcess | VaeProcess, items: Sequence[Medi
 # -- prompts ---------------------------------------------------------------------------------------------
 
 
-def _check_prompts(process: AnyProcess, items: Sequence[MediaItem], report: ProcessReport) -> list[Problem]:
+def _check_prompts(process: ModelProcess, items: Sequence[MediaItem], report: ProcessReport) -> list[Problem]:
     """Captions and prompts that the text encoders cannot read whole."""
     if isinstance(process, VaeProcess | EvalProcess):
         return []  # an evaluation flags what its model cannot read whole

@@ -197,9 +197,9 @@ def _run(options: argparse.Namespace) -> int:
     from toolkit.runs.commands import StopRequest
 
     request = request_of(options)
-    from toolkit.evaluation.request import Watcher
     from toolkit.evaluation.service import run_evaluation
     from toolkit.evaluation.summary import summary_lines
+    from toolkit.runs.watcher import Watcher
 
     bars: dict[str, tqdm] = {}
 

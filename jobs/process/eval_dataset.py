@@ -16,9 +16,9 @@ def run(loaded: LoadedJob, section: EvalProcess) -> None:
     from toolkit.accelerator import pick_device
     from toolkit.evaluation.arguments import make_request
     from toolkit.evaluation.html_report import write_html
-    from toolkit.evaluation.request import Watcher
     from toolkit.evaluation.service import run_evaluation
     from toolkit.evaluation.summary import summary_lines
+    from toolkit.runs.watcher import Watcher
 
     name = section.name or loaded.config.name
     with Session(loaded, root=build.training_root(section), name=name) as session:

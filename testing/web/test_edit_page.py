@@ -192,6 +192,15 @@ def test_a_job_is_saved_and_started_in_one_go(client, services, config, tmp_path
     assert opened(client, "/jobs/new?dataset=drawings")["f:config.name"] == ["drawings_2"]
 
 
+def test_captions_of_a_dataset_are_one_link_away(client, tmp_path):
+    (tmp_path / "datasets" / "photos").mkdir(parents=True)
+    page = html.unescape(client.get("/datasets/photos", headers=HTML).text)
+    (link,) = re.findall(r'href="([^"]*example=caption_dataset[^"]*)"', page)
+    values = opened(client, link)
+    assert values["f:caption.dataset_path"] == [str(tmp_path / "datasets" / "photos")]
+    assert values["f:config.name"] == ["photos"]
+
+
 def test_a_clone_has_a_name_of_its_own_and_the_same_devices(client, services, job):
     values = opened(client, f"/jobs/new?clone={job.id}")
     assert (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from toolkit.config_modules.base import Location, Section, is_set
 from toolkit.config_modules.explain import shown
-from toolkit.config_modules.job import AnyProcess
+from toolkit.config_modules.job import ModelProcess
 from toolkit.config_modules.names import FLOW_SAMPLERS
 from toolkit.config_modules.process import DiffusionProcess, GenerateProcess
 from toolkit.models.catalogue import ARCHITECTURES
@@ -17,7 +17,7 @@ _CONFLICT = "config.conflict"
 _OWN_KEYS = {key for entry in ARCHITECTURES.values() for key in entry.own_keys}
 
 
-def check_architecture(process: AnyProcess) -> Iterator[Finding]:
+def check_architecture(process: ModelProcess) -> Iterator[Finding]:
     """Everything that the model's architecture has no use for, or that goes against it."""
     entry = ARCHITECTURES[process.model.arch]
     for key in sorted(_OWN_KEYS - set(entry.own_keys)):
@@ -46,7 +46,7 @@ def _check_guidance(process: DiffusionProcess) -> Iterator[Finding]:
         yield ("train", "bypass_guidance_embedding"), _CONFLICT, message, "leave it out"
 
 
-def unread_sample_settings(process: AnyProcess) -> dict[Location, tuple[Section, str]]:
+def unread_sample_settings(process: ModelProcess) -> dict[Location, tuple[Section, str]]:
     """Settings of pictures that the model's pipeline has no use for -> their section and why."""
     model = process.model
     if not ARCHITECTURES[model.arch].distilled or not isinstance(process, DiffusionProcess | GenerateProcess):

@@ -23,6 +23,7 @@ from toolkit.config_modules.network_checks import check_network, unread_network_
 from toolkit.config_modules.optimizer_checks import advice, check_loop, check_rates
 from toolkit.config_modules.picture_checks import check_pictures, unread_by_pictures
 from toolkit.config_modules.process import (
+    CaptionProcess,
     ConceptSliderProcess,
     DiffusionProcess,
     EvalProcess,
@@ -79,6 +80,9 @@ def _finding(location: Location, code: str, message: str, remedy: str | None = N
 
 def check_process(process: AnyProcess) -> Iterator[Finding]:
     """Everything wrong with a process whose sections are right one by one."""
+    if isinstance(process, CaptionProcess):
+        yield from _check_captioning(process)
+        return
     yield from check_architecture(process)
     yield from check_watching(process)
     if isinstance(process, DiffusionProcess | VaeProcess):
@@ -96,17 +100,33 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
         if isinstance(process, TrainProcess):
             yield from check_embedding(process)
             yield from check_captions(process)
-    elif isinstance(process, VaeProcess):
+    else:
+        yield from _check_untrained(process)
+
+
+def _check_untrained(process: VaeProcess | GenerateProcess | EvalProcess) -> Iterator[Finding]:
+    """What is wrong with a process that trains no diffusion model."""
+    if isinstance(process, VaeProcess):
         yield from _check_unread(process)
         for index, source in enumerate(process.sample.sources):
             yield from _check_file(source, ("sample", "sources", index))
     elif isinstance(process, GenerateProcess):
         yield from _check_generate(process.generate)
-    elif isinstance(process, EvalProcess):
+    else:
         for index, folder in enumerate(process.eval.dataset_path):
             yield from _check_folder(folder, ("eval", "dataset_path", index))
         if process.eval.lora is not None:
             yield from _check_file(process.eval.lora, ("eval", "lora"))
+
+
+def _check_captioning(process: CaptionProcess) -> Iterator[Finding]:
+    """Captions go beside pictures, so they need folders."""
+    for index, folder in enumerate(process.caption.dataset_path):
+        if is_list(resolve_path(folder)):
+            place = ("caption", "dataset_path", index)
+            yield _finding(place, "config.dataset_folder", "is a list; captions go into folders of pictures")
+        else:
+            yield from _check_folder(folder, ("caption", "dataset_path", index))
 
 
 def check_objective(objective_name: str, section: DiffusionProcess) -> None:
@@ -125,6 +145,8 @@ def check_objective(objective_name: str, section: DiffusionProcess) -> None:
 
 def process_notes(process: AnyProcess) -> list[str]:
     """A line for each setting that this process does not read, where that harms nothing."""
+    if isinstance(process, CaptionProcess):
+        return []
     unread = unread_sample_settings(process)
     if isinstance(process, VaeProcess):
         unread |= _unread_by_vae(process)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from toolkit.config_modules.base import Section, Text
 from toolkit.config_modules.process import (
+    CaptionProcess,
     ConceptSliderProcess,
     EvalProcess,
     GenerateProcess,
@@ -16,7 +17,11 @@ from toolkit.config_modules.process import (
     VaeProcess,
 )
 
-AnyProcess = TrainProcess | ConceptSliderProcess | SliderProcess | VaeProcess | GenerateProcess | EvalProcess
+# Those that have a diffusion model.
+ModelProcess = (
+    TrainProcess | ConceptSliderProcess | SliderProcess | VaeProcess | GenerateProcess | EvalProcess
+)
+AnyProcess = ModelProcess | CaptionProcess
 TRAINERS: dict[str, type[AnyProcess]] = {
     **dict.fromkeys(
         ("sd_trainer", "diffusion_trainer", "ui_trainer", "textual_inversion_trainer"), TrainProcess
@@ -31,6 +36,7 @@ JOBS: dict[str, dict[str, type[AnyProcess]]] = {
     "extension": TRAINERS,
     "generate": {"to_folder": GenerateProcess},
     "eval": {"eval_dataset": EvalProcess},
+    "caption": {"caption_dataset": CaptionProcess},
 }
 JOBS_NOT_YET = ("extract", "mod", "merge")
 PROCESSES_NOT_YET = (
@@ -44,7 +50,7 @@ PROCESSES_NOT_YET = (
 class JobConfig(Section):
     """A job that can run: everything validated, defaults filled in."""
 
-    job: Literal["train", "extension", "generate", "eval"] = Field(description="Kind of job.")
+    job: Literal["train", "extension", "generate", "eval", "caption"] = Field(description="Kind of job.")
     name: Text = Field(description="Name of the job, used for its folder and files.")
     process: list[Annotated[AnyProcess, Field(discriminator="type")]] = Field(
         min_length=1, description="What the job does, one after the other."
@@ -66,7 +72,7 @@ class _Body(Section):
 class _File(Section):
     """A job file."""
 
-    job: Literal["train", "extension", "generate", "eval"] = Field(description="Kind of job.")
+    job: Literal["train", "extension", "generate", "eval", "caption"] = Field(description="Kind of job.")
     config: _Body = Field(description="Name and processes.")
     meta: dict[str, Any] = Field(
         {}, description="Free values that are stored in the header of saved weights."

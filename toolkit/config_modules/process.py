@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Float, Int, Section, Text
+from toolkit.config_modules.caption import CaptionConfig
 from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.embedding import DEFAULT_TRIGGER, EmbeddingConfig
 from toolkit.config_modules.evaluation import EvalConfig
@@ -256,6 +257,14 @@ class EvalProcess(FolderProcess):
     )
     model: ModelConfig = Field(description="The model that predicts.")
     eval: EvalConfig = Field(description="What is measured.")
+
+
+class CaptionProcess(FolderProcess):
+    """Captions written beside pictures by a model that puts pictures into words."""
+
+    type: Literal["caption_dataset"] = Field(description="Kind of process.")
+    dtype: Dtype | None = Field(None, description="Precision (null: bf16 on a GPU, fp32 on a CPU).")
+    caption: CaptionConfig = Field(description="What is captioned, and how.")
 
 
 class GenerateProcess(Section):

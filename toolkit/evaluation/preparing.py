@@ -18,10 +18,11 @@ from toolkit.evaluation.contrasts import sampled
 from toolkit.evaluation.edits import Edit, Vocabulary, leave_one_out, swap_one
 from toolkit.evaluation.evaluate import key_of
 from toolkit.evaluation.measure import content_of
-from toolkit.evaluation.request import EvalRequest, Watcher
+from toolkit.evaluation.request import EvalRequest
 from toolkit.models.catalogue import find_architecture
 from toolkit.models.geometry import read_json, size_multiple
 from toolkit.paths import resolve_model, resolve_path
+from toolkit.runs.watcher import Watcher
 
 if TYPE_CHECKING:
     from toolkit.models.base import Architecture

@@ -1,8 +1,8 @@
-"""What an evaluation is asked for, and who is told how it goes."""
+"""What an evaluation is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,12 +47,3 @@ class EvalRequest:
     def report_path(self) -> Path:
         """Where the report goes."""
         return self.out_dir / report_name(self.job_name, self.step)
-
-
-@dataclass
-class Watcher:
-    """Who is told: say gets lines, progress (what, done, total); should_stop is asked between images."""
-
-    say: Callable[[str], None] = lambda text: None
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
-    should_stop: Callable[[], bool] = lambda: False

@@ -34,12 +34,13 @@ from toolkit.evaluation.preparing import (
 )
 from toolkit.evaluation.records import RecordFile
 from toolkit.evaluation.report import ImageReport, ReasonReport, Report, RunReport
-from toolkit.evaluation.request import EvalRequest, Watcher
+from toolkit.evaluation.request import EvalRequest
 from toolkit.evaluation.summary import Context, dataset_report, summarise
 from toolkit.model_utils import AppliedLora, apply_lora
 from toolkit.paths import cache_root, resolve_path
 from toolkit.runs import atomic
 from toolkit.runs.lock import RunLock
+from toolkit.runs.watcher import Watcher
 from toolkit.stable_diffusion_model import StableDiffusion
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from toolkit.runs.layout import SCHEMA_VERSION, check_schema
 from toolkit.runs.process import ProcessIdentity, this_process
 
 Phase = Literal[
-    "starting", "loading", "caching", "training", "measuring", "sampling", "saving",
+    "starting", "loading", "caching", "training", "measuring", "captioning", "sampling", "saving",
     "finished", "stopped", "failed",
 ]  # fmt: skip
 Verdict = Literal["alive", "stalled", "dead", "ended"]

@@ -15,7 +15,7 @@ TITLES = ("Job", "Model", "Quantization", "Target", "Save", "Training", "Dataset
 _SECTIONS = {
     "model": "Model", "network": "Target", "embedding": "Target", "slider": "Target", "save": "Save",
     "train": "Training", "vae_loss": "Training", "datasets": "Datasets", "sample": "Sample",
-    "generate": "Sample",
+    "generate": "Sample", "caption": "Datasets", "eval": "Datasets",
 }  # fmt: skip
 _QUANTIZATION = re.compile(
     r"model\.(?:q|low_vram|layer_offloading|auto_memory|text_encoder_bits|accuracy|only_if|ignore_if)"
@@ -35,7 +35,7 @@ _MAIN = frozenset({
     "datasets.N.resolution", "datasets.N.num_repeats", "datasets.N.caption_dropout_rate",
     "datasets.N.is_reg", "datasets.N.flip_x", "datasets.N.cache_latents_to_disk",
 })  # fmt: skip
-_ALL_MAIN = ("save.", "slider.", "generate.", "vae_loss.", "model.q")
+_ALL_MAIN = ("save.", "slider.", "generate.", "vae_loss.", "model.q", "caption.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,9 @@ def adapted(text: str, name: str, *, training_folder: Path | None, device: str |
 def with_dataset(text: str, folder: str) -> str:
     """The text with one dataset: this folder, at the resolution of the first one that it had."""
     process, path = process_of(parse(text))
+    for section in ("caption", "eval"):
+        if isinstance(process.get(section), dict):
+            return change(text, (*path, section, "dataset_path"), [folder])
     before: Any = process.get("datasets")
     first = before[0] if isinstance(before, list) and before and isinstance(before[0], dict) else {}
     kept = {key: first[key] for key in ("resolution", "cache_latents_to_disk") if key in first}
