@@ -59,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--caption-ext", default=".txt", help="extension of caption files")
     add("--default-caption", help="caption of pictures without one")
     add("--trigger-word", help="placed in captions as in a training; captions without it are told")
+    add(
+        "--mask-path",
+        type=Path,
+        metavar="FOLDER",
+        help="masks of the same names: white counts, black does not",
+    )
+    add("--alpha-mask", action="store_true", help="the pictures' transparency is their mask")
+    add("--invert-mask", action="store_true", help="black, or transparent, counts instead")
     add("--strict", action="store_true", help="let the exit code be 1 for anything there is to look at")
     add("--html", type=Path, metavar="FILE", help="write a page with buckets and thumbnails")
     add("--json", type=Path, metavar="FILE", help="write everything as JSON; - prints it and nothing else")
@@ -82,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from toolkit.data.companions import CompanionSettings
     from toolkit.dataset_check.check import Rules, check_dataset
     from toolkit.dataset_check.html import write_html
     from toolkit.dataset_check.report import CheckReport
@@ -94,6 +103,11 @@ def _run(options: argparse.Namespace) -> int:
         caption_ext=options.caption_ext,
         default_caption=options.default_caption,
         trigger_word=options.trigger_word,
+        companions=CompanionSettings(
+            mask_folder=None if options.mask_path is None else resolve_path(options.mask_path),
+            alpha_mask=options.alpha_mask,
+            invert_mask=options.invert_mask,
+        ),
     )
     bars: dict[str, tqdm] = {}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy
@@ -207,3 +210,52 @@ def test_nothing_heavy_is_imported(good):
     command = [sys.executable, "-c", program, str(good)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+def shown(page: Path) -> list[Image.Image]:
+    """The thumbnails of a page."""
+    found = re.findall(r'src="data:image/[a-z]+;base64,([^"]+)"', page.read_text(encoding="utf-8"))
+    return [Image.open(BytesIO(base64.b64decode(data))).convert("RGB") for data in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "left", "counted"), [([], "right", 0.25), (["--invert-mask"], "left", 0.75)]
+)
+def test_a_mask_is_shown_and_told(tmp_path, monkeypatch, options, left, counted):
+    monkeypatch.chdir(tmp_path)
+    folder, masks = tmp_path / "photos", tmp_path / "masks"
+    folder.mkdir()
+    masks.mkdir()
+    Image.new("RGB", (64, 64), (0, 200, 0)).save(folder / "a.png")
+    mask = Image.new("L", (32, 32), 0)  # half as large: it is scaled with its picture
+    mask.paste(255, (0, 0, 8, 32))
+    mask.save(masks / "a.png")
+    report, page = tmp_path / "report.json", tmp_path / "page.html"
+    command = [str(folder), "--resolution", "64", "--mask-path", "masks", *options]
+    assert check_dataset.main([*command, "--json", str(report), "--html", str(page)]) == 0
+    (picture,) = CheckReport.model_validate_json(report.read_text()).datasets[0].pictures
+    assert picture.mask is not None
+    assert (picture.mask.path, picture.mask.share) == (
+        str(masks / "a.png"),
+        pytest.approx(counted, abs=0.001),
+    )
+    thumbnail = shown(page)[0]
+    width, height = thumbnail.size
+    green = thumbnail.getpixel((width // 10 if left == "right" else width * 9 // 10, height // 2))
+    red = thumbnail.getpixel((width * 9 // 10 if left == "right" else width // 10, height // 2))
+    assert green[1] > 150 > green[0] and red[0] > 90 > 60 and red[1] < 130
+    assert "Red is what a mask leaves out" in page.read_text()
+    assert f"{round(100 * counted)} % of it counts" in page.read_text()
+
+
+def test_transparency_can_be_the_mask(tmp_path):
+    image = Image.new("RGBA", (64, 64), (0, 200, 0, 255))
+    image.paste((0, 200, 0, 0), (0, 0, 64, 16))
+    image.save(tmp_path / "a.png")
+    report = tmp_path / "report.json"
+    assert (
+        check_dataset.main([str(tmp_path), "--resolution", "64", "--alpha-mask", "--json", str(report)]) == 0
+    )
+    (picture,) = CheckReport.model_validate_json(report.read_text()).datasets[0].pictures
+    assert picture.mask is not None
+    assert (picture.mask.path, picture.mask.share) == ("a.png", pytest.approx(0.75, abs=0.001))

@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import ImageStat
+
 from toolkit.data.captions import insert_trigger, normalize_extension
+from toolkit.data.companions import NO_COMPANIONS, CompanionSettings
 from toolkit.data.dataset_list import is_list
-from toolkit.data.image_files import open_rgb
-from toolkit.data.items import MediaItem
+from toolkit.data.image_files import open_mask, open_rgb
+from toolkit.data.items import MaskSource, MediaItem
 from toolkit.data.placing import fit
 from toolkit.data.scan import ScanResult, scan_dataset
-from toolkit.dataset_check.report import BucketRow, Crop, DatasetCheck, Finding, Picture, TagRow
+from toolkit.dataset_check.report import BucketRow, Crop, DatasetCheck, Finding, Mask, Picture, TagRow
 from toolkit.dataset_check.sharpness import SOFT_RATIO, octave_ratio
 from toolkit.errors import DatasetError, Problem
 from toolkit.evaluation.edits import EMPTY_WORDS, is_tag_list, tags_of
@@ -43,14 +46,16 @@ class Rules:
     caption_ext: str = ".txt"
     default_caption: str | None = None
     trigger_word: str | None = None
+    companions: CompanionSettings = NO_COMPANIONS
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """How a picture looks from afar and as the model gets it."""
+    """How a picture looks from afar and as the model gets it, and how much of that its mask lets count."""
 
     look: Look
     sharpness: float | None
+    masked: float | None
 
 
 def check_dataset(
@@ -64,6 +69,7 @@ def check_dataset(
         caption_ext=normalize_extension(rules.caption_ext),
         default_caption=rules.default_caption,
         trigger_word=rules.trigger_word,
+        companions=rules.companions,
         strict=True,
         progress=lambda done, total: progress("pictures verified", done, total),
     )
@@ -108,7 +114,7 @@ def _odd(kind: str, message: str) -> Finding:
 
 
 def _name(path: Path, folder: Path) -> str:
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path.absolute()).as_posix()
 
 
 def _largest_resolution(items: Sequence[MediaItem]) -> list[MediaItem]:
@@ -125,9 +131,10 @@ def _look_at_all(items: Sequence[MediaItem], progress: Progress) -> tuple[dict[P
     def look(item: MediaItem) -> _Seen | Problem:
         try:
             image = open_rgb(item.path)
+            masked = None if item.mask is None else _share_of(item, item.mask)
         except DatasetError as error:  # it was there a moment ago
             return error.problems[0]
-        return _Seen(look_of(image), octave_ratio(fit(image, item.bucket, item.placement)))
+        return _Seen(look_of(image), octave_ratio(fit(image, item.bucket, item.placement)), masked)
 
     seen: dict[Path, _Seen] = {}
     problems = []
@@ -140,6 +147,20 @@ def _look_at_all(items: Sequence[MediaItem], progress: Progress) -> tuple[dict[P
                 seen[item.path] = found
             progress("pictures looked at", done, len(items))
     return seen, problems
+
+
+def _share_of(item: MediaItem, mask: MaskSource) -> float:
+    """The mean of what a mask lets count of the part that the model sees, in [0, 1]."""
+    grey = fit(open_mask(mask.path, from_alpha=mask.from_alpha), item.bucket, item.placement)
+    mean = ImageStat.Stat(grey).mean[0] / 255
+    return 1 - mean if mask.inverted else mean
+
+
+def _mask(item: MediaItem, folder: Path, seen: _Seen | None) -> Mask | None:
+    if item.mask is None:
+        return None
+    share = None if seen is None or seen.masked is None else round(seen.masked, 4)
+    return Mask(path=_name(item.mask.path, folder), inverted=item.mask.inverted, share=share)
 
 
 def _crop(item: MediaItem) -> Crop:
@@ -211,7 +232,8 @@ def _picture(item: MediaItem, folder: Path, seen: _Seen | None, findings: list[F
     sharpness = seen.sharpness if seen is not None else None
     return Picture(
         path=_name(item.path, folder), width=width, height=height, sha256=item.sha256,
-        bucket=(item.bucket.width, item.bucket.height), crop=_crop(item), caption=item.caption,
+        bucket=(item.bucket.width, item.bucket.height), crop=_crop(item),
+        mask=_mask(item, folder, seen), caption=item.caption,
         sharpness=None if sharpness is None else round(sharpness, 4), findings=findings,
     )  # fmt: skip
 

@@ -47,6 +47,18 @@ class Crop(_Part):
     share: float = Field(description="Of the picture's area that the model sees, in (0, 1].")
 
 
+class Mask(_Part):
+    """What says how much each place of a picture counts."""
+
+    path: str = Field(
+        description="Relative to the data set's folder, or absolute; of the picture: its transparency."
+    )
+    inverted: bool = Field(False, description="Black counts, white does not.")
+    share: float | None = Field(
+        description="How much of what the model sees counts, in [0, 1]; null: it is gone."
+    )
+
+
 class Picture(_Part):
     """A picture and what the model will see of it."""
 
@@ -56,6 +68,7 @@ class Picture(_Part):
     sha256: str
     bucket: tuple[int, int] = Field(description="Width and height in pixels.")
     crop: Crop
+    mask: Mask | None = None
     caption: str = Field(description="With the trigger word in place.")
     sharpness: float | None = Field(
         None, description="Finest detail beside the next coarser; below 0.28 it looks enlarged. Null: flat."

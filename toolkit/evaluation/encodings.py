@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,25 +14,7 @@ from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning
 from toolkit.seeding import keyed_generator
 
-NUM_REMEMBERED = 512  # conditionings in memory; the rest lies on disk
-
-
-class Recent:
-    """The values used last, at most `limit` of them."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._values: OrderedDict[str, Any] = OrderedDict()
-
-    def get(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value of a key, made if it is not among the last ones."""
-        if key in self._values:
-            self._values.move_to_end(key)
-        else:
-            self._values[key] = make()
-            if len(self._values) > self._limit:
-                self._values.popitem(last=False)
-        return self._values[key]
+KEPT_BYTES = 2**27  # of prompts in memory, those used last; all of them lie on disk
 
 
 class Encodings:
@@ -47,9 +26,10 @@ class Encodings:
     def __init__(self, model: Architecture, folder: Path | None) -> None:
         self._model = model
         self._latents = LatentCache(None if folder is None else folder / "latents", model.vae_hash)
-        self._prompts = TensorStore(None if folder is None else folder / "eval_prompts")
+        self._prompts = TensorStore(
+            None if folder is None else folder / "eval_prompts", keep_bytes=KEPT_BYTES
+        )
         self._encoder = model.text_encoder_hash
-        self._recent = Recent(NUM_REMEMBERED)
         self.num_latents = 0
         self.num_prompts = 0
 
@@ -65,19 +45,9 @@ class Encodings:
         assert found is not None
         return found
 
+    @torch.no_grad()
     def prompt(self, text: str) -> Conditioning:
         """The conditioning of a text, a batch of one on the CPU. Raises ModelError if it is too long."""
-        made: Conditioning = self._recent.get(text, lambda: self._prompt(text))
-        return made
-
-    @torch.no_grad()
-    def passing_prompt(self, text: str) -> Conditioning:
-        """The same for a text that is asked for once: encoded, and not kept."""
-        self.num_prompts += 1
-        return self._model.encode_prompts([text]).to("cpu")
-
-    @torch.no_grad()
-    def _prompt(self, text: str) -> Conditioning:
         key = make_key("eval-prompt", text, self._encoder)
         found = self._prompts.get(key)
         if found is not None:
@@ -86,6 +56,12 @@ class Encodings:
         self._prompts.put(key, made.tensors())
         self.num_prompts += 1
         return made
+
+    @torch.no_grad()
+    def passing_prompt(self, text: str) -> Conditioning:
+        """The same for a text that is asked for once: encoded, and not kept."""
+        self.num_prompts += 1
+        return self._model.encode_prompts([text]).to("cpu")
 
 
 def zeroed(conditioning: Conditioning) -> Conditioning:
