@@ -1,4 +1,4 @@
-"""Open a picture as every viewer shows it: fully decoded, upright, 8-bit RGB. Torch-free.
+"""Open a picture as every viewer shows it: fully decoded, upright, 8-bit sRGB. Torch-free.
 
 Whatever is wrong with a file comes out as one DatasetError that names the file and the reason.
 """
@@ -17,6 +17,7 @@ from typing import cast
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from toolkit.data.colour_profiles import in_srgb, usable_profile
 from toolkit.errors import DatasetError, Problem
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
@@ -202,10 +203,10 @@ def opacity(image: Image.Image) -> Image.Image | None:
 
 
 def open_rgb(path: Path, alpha_color: tuple[int, int, int] = WHITE) -> Image.Image:
-    """The picture of a file, upright, in 8-bit RGB. Raises DatasetError with the file and the reason."""
+    """The picture of a file, upright, in 8-bit sRGB. Raises DatasetError with the file and the reason."""
     data = _read_bytes(path)
     with _naming(path):
-        return to_rgb(_upright(_decode(data))[0], alpha_color)
+        return to_rgb(in_srgb(_upright(_decode(data))[0]), alpha_color)
 
 
 def open_mask(path: Path, *, from_alpha: bool = False) -> Image.Image:
@@ -242,6 +243,8 @@ def inspect_image(path: Path) -> ImageFacts:
         alpha = opacity(upright)
         mask_range = None if alpha is None else _range(alpha)
     remarks = [remark] if remark else []
+    if not usable_profile(image):
+        remarks.append("its colour profile cannot be used; taken for sRGB")
     if num_frames > 1 and image.format != "MPO":  # MPO: a photo with a second view of the same scene
         remarks.append(f"animated ({num_frames} frames); the first one is used")
     return ImageFacts(hashlib.sha256(data).hexdigest(), width, height, tuple(remarks), mask_range)

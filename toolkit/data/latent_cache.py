@@ -24,7 +24,7 @@ from toolkit.data.tensor_store import TensorStore, make_key
 from toolkit.data.transforms import load_pixels
 from toolkit.errors import DatasetError, JobStopped, ModelError, Problem
 
-LATENT_VERSION = 1  # raise it when the way from file to pixels changes
+LATENT_VERSION = 2  # raise it when the way from file to pixels changes
 
 # Of what lies on disk, so much of the last used stays in memory: all of a small dataset.
 KEEP_BYTES = 2**26
