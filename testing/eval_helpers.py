@@ -7,10 +7,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from toolkit.data.items import Bucket, MediaItem, Placement
+from toolkit.evaluation.report import RunReport
 from tools.draw_shapes import BACKGROUNDS, COLOURS, SHAPES, Drawing, captions, fits, make_drawing, render
 
 UNSEEN = 10_000  # seeds of drawings from here on are not those that the embedded model was trained on
@@ -78,3 +80,16 @@ def _one_wrong(drawing: Drawing, draw: random.Random) -> str:
     truth = {each: getattr(drawing, each) for each in ATTRIBUTES}
     wrong = draw.choice([value for value in values if value != truth[name]])
     return draw.choice(captions(**truth | {name: wrong}))
+
+
+def a_run(**changes: object) -> RunReport:
+    """What a report says of its run."""
+    values: dict[str, Any] = {
+        "job_name": "job <b>", "step": 7, "model": "tiny-sd", "arch": "sd15", "model_hash": "0", "seed": 0,
+        "samples_per_image": 16, "timestep_type": "uniform", "t_range": (0, 1), "fixed_noise_std": None,
+        "caption_ablation": "none", "num_others": 2, "target_se": None, "target_q": None,
+        "false_discovery_rate": 0.1, "eval_resolution": 32, "batch_size": 1, "dtype": "float32",
+        "device": "cpu", "design": "0", "num_forwards": 1, "num_draws": 1, "num_draws_full": 1,
+        "started": "now", "seconds": 1.0, "versions": {"torch": "2"},
+    }  # fmt: skip
+    return RunReport(**(values | changes))

@@ -14,7 +14,7 @@ from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning
 from toolkit.seeding import keyed_generator
 
-KEPT_BYTES = 2**27  # of prompts in memory, those used last; all of them lie on disk
+KEPT_BYTES = 2**25  # of prompts in memory, those used last; all of them lie on disk
 
 
 class Encodings:

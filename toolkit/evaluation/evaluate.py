@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from sys import intern
+from typing import Any, Protocol
 
 import numpy
 
@@ -67,7 +68,9 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What was measured of one image: names of its conditions, losses (A, D) and levels t (D,), float64.
+    """What was measured of one image: names of its conditions, losses (A, D) and levels t (D,).
+
+    As float32, which is what they are measured in: there may be many images.
 
     content: what its draws depend on. key: that and its caption. texts: what each condition said, None for
     one without words.
@@ -86,13 +89,14 @@ class Outcome:
 
     def of(self, name: str) -> Floats:
         """The losses (D,) under one condition. Raises ValueError if it was not measured."""
-        found: Floats = self.losses[self.names.index(name)]
+        found: Floats = self.losses[self.names.index(name)].astype(numpy.float64)
         return found
 
     @property
     def others(self) -> Floats:
         """The losses (K, D) under captions of other images."""
-        found: Floats = self.losses[[i for i, name in enumerate(self.names) if name.startswith(OTHER)]]
+        which = [i for i, name in enumerate(self.names) if name.startswith(OTHER)]
+        found: Floats = self.losses[which].astype(numpy.float64)
         return found
 
     @property
@@ -105,6 +109,7 @@ class Outcome:
         return log_ratios(self.of(BLANK), self.of(OWN))
 
 
+Known = dict[tuple[str, str, int], Record]  # what an earlier start measured, by (stage, key, first draw)
 Progress = Callable[[str, int, int], None]  # (what is counted, done, total)
 
 
@@ -144,7 +149,7 @@ class Evaluator:
         Raises JobStopped when asked to stop; what was measured stays in the record file.
         """
         outcomes = [self._prepare(item) for item in items]
-        known = {(record.stage, record.key, record.first): record for record in self.records.load()}
+        known: Known = {(record.stage, record.key, record.first): record for record in self.records.load()}
         if self.settings.stops_early:
             self._in_rounds(outcomes, known)
         else:
@@ -169,10 +174,9 @@ class Evaluator:
             conditions[ABLATED] = self.pool.shuffled(item.caption, content=content) or item.caption
         others = self.pool.others(item.caption, content=content, count=self.settings.num_others)
         conditions |= {f"{OTHER}{index}": text for index, text in enumerate(others)}
-        empty = numpy.zeros((len(conditions), 0))
-        return Outcome(
-            item, content, key_of(item), list(conditions), list(conditions.values()), empty, numpy.zeros(0)
-        )
+        names, texts = list(map(intern, conditions)), list(conditions.values())
+        empty: Any = numpy.zeros((len(names), 0), numpy.float32)
+        return Outcome(item, content, key_of(item), names, texts, empty, empty[0])
 
     def _subject(self, outcome: Outcome, names: Sequence[str]) -> Subject:
         texts = dict(zip(outcome.names, outcome.texts, strict=True))
@@ -194,7 +198,7 @@ class Evaluator:
         what: str,
         outcomes: Sequence[Outcome],
         draws: range,
-        known: Mapping[tuple[str, str, int], Record],
+        known: Known,
     ) -> None:
         """Measure all conditions of some images at some draws, or take them from the records."""
         stage = MAIN_STAGE
@@ -210,8 +214,9 @@ class Evaluator:
                 found = self._measure_chunk(stage, chunk, draws, None)
             for outcome, record in zip(chunk, found, strict=True):
                 assert record is not None
-                outcome.losses = numpy.concatenate([outcome.losses, numpy.array(record.losses)], axis=1)
-                outcome.t = numpy.concatenate([outcome.t, numpy.array(record.t)])
+                losses, t = numpy.array(record.losses, numpy.float32), numpy.array(record.t, numpy.float32)
+                outcome.losses = numpy.concatenate([outcome.losses, losses], axis=1)
+                outcome.t = numpy.concatenate([outcome.t, t])
             done += len(chunk)
             self.progress(what, done, total)
 
@@ -239,7 +244,7 @@ class Evaluator:
                 raise ModelError(problem)
         return measured
 
-    def _in_rounds(self, outcomes: Sequence[Outcome], known: Mapping[tuple[str, str, int], Record]) -> None:
+    def _in_rounds(self, outcomes: Sequence[Outcome], known: Known) -> None:
         """A block of draws for every image, then for those whose answer is open, until none is."""
         still_open = list(outcomes)
         for start in range(0, self.settings.num_draws, BLOCK):
@@ -278,9 +283,7 @@ class Evaluator:
 
     # -- base model and edits ----------------------------------------------------------------------------
 
-    def _measure_base(
-        self, outcomes: Sequence[Outcome], known: Mapping[tuple[str, str, int], Record]
-    ) -> None:
+    def _measure_base(self, outcomes: Sequence[Outcome], known: Known) -> None:
         """The own caption with the network switched off, on the draws that the image had with it."""
         assert self.network is not None
         done, total, what = 0, len(outcomes), "images without the LoRA"
@@ -306,7 +309,7 @@ class Evaluator:
         self,
         outcomes: Sequence[Outcome],
         edits: Mapping[str, list[Edit]],
-        known: Mapping[tuple[str, str, int], Record],
+        known: Known,
     ) -> None:
         """Each image's changed captions on its first draws."""
         total, what = len(outcomes), "images, changed captions"

@@ -6,6 +6,7 @@ Images come with the worst caption first. Plots are drawn as SVG by the template
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,17 +83,34 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"share": share, "signed": signed}
-    scale = Scale.of([image for image in report.images if image.log_ratio is not None])
-    worst = sorted(report.images, key=badness)
+    gains, order = _gone_through(report)
+    scale = Scale.of([gain for each in gains.values() for gain in each])
     return environment.get_template("report.html").render(
         report=report,
-        images=[(image, thumbnail(image), scale.whisker(image)) for image in worst[:MAX_SHOWN]],
-        num_left_out=max(0, len(worst) - MAX_SHOWN),
-        plots=[(dataset, histogram(_of(report, dataset)), curves(dataset)) for dataset in report.datasets],
+        images=[_shown(report.images[place], scale) for place in order[:MAX_SHOWN]],
+        num_left_out=max(0, len(order) - MAX_SHOWN),
+        plots=[
+            (dataset, histogram(gains.get(dataset.path, [])), curves(dataset)) for dataset in report.datasets
+        ],
         flags=FLAGS | HINTS,
         width=WIDTH,
         height=HEIGHT,
     )
+
+
+def _gone_through(report: Report) -> tuple[dict[str, list[float]], list[int]]:
+    """The gains of each data set by its path, and the places of the images, the worst caption first."""
+    gains: dict[str, list[float]] = defaultdict(list)
+    keys = []
+    for place, image in enumerate(report.images):
+        keys.append((*badness(image), place))
+        if image.log_ratio is not None:
+            gains[image.dataset].append(image.log_ratio.mean)
+    return gains, [place for _, _, place in sorted(keys)]
+
+
+def _shown(image: ImageReport, scale: Scale) -> tuple[ImageReport, str | None, Whisker | None]:
+    return image, thumbnail(image), scale.whisker(image)
 
 
 def badness(image: ImageReport) -> tuple[bool, float]:
@@ -130,10 +148,9 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, images: Sequence[ImageReport]) -> Scale:
-        """Wide enough for the mean of every image, with a little room."""
-        means = [image.log_ratio.mean for image in images if image.log_ratio is not None]
-        low, high = min([0.0, *means]), max([0.0, *means])
+    def of(cls, gains: Sequence[float]) -> Scale:
+        """Wide enough for all of them, with a little room."""
+        low, high = min([0.0, *gains]), max([0.0, *gains])
         room = 0.08 * (high - low) or 0.01
         return cls(low - room, high + room)
 
@@ -151,16 +168,11 @@ class Scale:
         return Whisker(low, max(0.5, high - low), self.place(gain.mean), self.place(0.0))
 
 
-def _of(report: Report, dataset: DatasetReport) -> list[ImageReport]:
-    return [image for image in report.images if image.dataset == dataset.path]
-
-
-def histogram(images: Sequence[ImageReport]) -> Histogram | None:
-    """How the gains of the images spread, or None if there are none."""
-    gains = [image.log_ratio.mean for image in images if image.log_ratio is not None]
+def histogram(gains: Sequence[float]) -> Histogram | None:
+    """How the mean log ratios of images spread, or None if there are none."""
     if not gains:
         return None
-    scale = Scale.of(images)
+    scale = Scale.of(gains)
     step = (scale.high - scale.low) / NUM_BARS
     counts = [0] * NUM_BARS
     for gain in gains:

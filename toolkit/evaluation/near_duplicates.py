@@ -24,7 +24,7 @@ NEAR_BITS = 4  # of 64: re-encoded or scaled copies differ by less
 CLEARLY = 4  # of 255
 NEAR_COLOUR = 5.0  # of 255: root mean square over an 8 x 8 thumbnail
 MIN_OVERLAP = 0.5  # of the words of two captions
-_BLOCK = 512  # rows of the table of distances at once
+_BLOCK = 128  # rows of the table of distances at once
 _PAIRS = 1 << 16  # candidates compared in colour at once
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from toolkit.evaluation.draws import noise_std
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.evaluate import Evaluator, Outcome
 from toolkit.evaluation.flags import caption_copies, shared_on_purpose, text_reasons
+from toolkit.evaluation.image_store import ImageStore
 from toolkit.evaluation.near_duplicates import twins
 from toolkit.evaluation.preparing import (
     Dataset,
@@ -33,19 +34,23 @@ from toolkit.evaluation.preparing import (
     set_windows,
 )
 from toolkit.evaluation.records import RecordFile
-from toolkit.evaluation.report import ImageReport, ReasonReport, Report, RunReport
+from toolkit.evaluation.report import (
+    DatasetReport,
+    ImageReport,
+    ReasonReport,
+    Report,
+    RunReport,
+    write_report,
+)
 from toolkit.evaluation.request import EvalRequest
-from toolkit.evaluation.summary import Context, dataset_report, summarise
+from toolkit.evaluation.summary import Context, dataset_report, summaries
 from toolkit.model_utils import AppliedLora, apply_lora
 from toolkit.paths import cache_root, resolve_path
-from toolkit.runs import atomic
 from toolkit.runs.lock import RunLock
 from toolkit.runs.watcher import Watcher
 from toolkit.stable_diffusion_model import StableDiffusion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from toolkit.models.base import Architecture
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy")
@@ -70,18 +75,15 @@ def run_evaluation(
         datasets = scan(request, watcher)
         watcher.say(f"Loading model {request.model}")
         run = _Run(request, watcher, (load or (lambda: _load(request)))(), datasets)
-        images = [run.dataset(index, dataset) for index, dataset in enumerate(datasets)]
-        seed = request.settings.design.seed
-        report = Report(
-            run=run.describe(started, time.monotonic() - clock, images),
-            datasets=[
-                dataset_report(dataset.path, len(dataset.items), found, seed=seed)
-                for dataset, found in zip(datasets, images, strict=True)
-            ],
-            images=[image for found in images for image in found],
+        reports = [run.dataset(index, dataset) for index, dataset in enumerate(datasets)]
+        # Its parts are valid; validating them together would bring all images into memory.
+        report = Report.model_construct(
+            run=run.describe(started, time.monotonic() - clock),
+            datasets=reports,
+            images=run.images,
             notes=run.notes,
         )
-        atomic.write_text(request.report_path, report.model_dump_json(indent=1) + "\n")
+        write_report(report, request.report_path)
         for records in run.finished:
             records.remove()
     return report
@@ -122,6 +124,8 @@ class _Run:
         self.windows = set_windows(model, [item.caption for each in datasets for item in each.items])
         self.encodings = Encodings(model, cache_root())
         self.lora_sha256 = file_hash(resolve_path(request.lora)) if request.lora else None
+        self.images = ImageStore(request.out_dir)
+        self.draws: list[int] = []
         self.notes: list[str] = []
         self.finished: list[RecordFile] = []
         self.num_forwards = 0
@@ -141,8 +145,8 @@ class _Run:
         self.watcher.say(f"LoRA {path.name}: {matched} modules")
         return AppliedLora(sd)
 
-    def dataset(self, index: int, dataset: Dataset) -> list[ImageReport]:
-        """The reports of a data set's chosen images."""
+    def dataset(self, index: int, dataset: Dataset) -> DatasetReport:
+        """The report of a data set; those of its chosen images are added to the others."""
         request, seed = self.request, self.request.settings.design.seed
         measured = [item for item in dataset.chosen if self.readable(item.caption)]
         pool = CaptionPool(filter(self.readable, (item.caption for item in dataset.items)), seed=seed)
@@ -176,7 +180,12 @@ class _Run:
         self.notes += records.notes
         self.finished.append(records)
         self.num_forwards += evaluator.num_forwards
-        return self._reports(dataset, outcomes)
+        before = len(self.images)
+        for image in self._reports(dataset, outcomes):
+            self.images.append(image)
+            self.draws.append(image.num_draws)
+        added = self.images.between(before, len(self.images))
+        return dataset_report(dataset.path, len(dataset.items), added, seed=seed)
 
     def readable(self, caption: str) -> bool:
         """Whether the model can read a caption whole."""
@@ -192,7 +201,8 @@ class _Run:
             return nullcontext()
         return torch.autocast(self.request.device.type, self.request.dtype)
 
-    def _reports(self, dataset: Dataset, outcomes: Sequence[Outcome]) -> list[ImageReport]:
+    def _reports(self, dataset: Dataset, outcomes: Sequence[Outcome]) -> Iterator[ImageReport]:
+        """The reports of a data set's chosen images, in their order."""
         request = self.request
         captions = [item.caption for item in dataset.items]
         copies = caption_copies(captions)
@@ -215,8 +225,9 @@ class _Run:
             suggest=request.suggest,
             relative=request.relative_loss,
         )
-        measured = dict(zip((o.item.path for o in outcomes), summarise(outcomes, context), strict=True))
-        return [measured.get(item.path) or self._unmeasured(item, dataset) for item in dataset.chosen]
+        measured = summaries(outcomes, context, ImageStore(request.out_dir))
+        for item in dataset.chosen:
+            yield next(measured) if self.readable(item.caption) else self._unmeasured(item, dataset)
 
     def _unmeasured(self, item: MediaItem, dataset: Dataset) -> ImageReport:
         """An image whose caption cannot be read whole by the model."""
@@ -242,11 +253,9 @@ class _Run:
         self._capacity = self._capacity or capacity(self.model)
         return count, self._capacity
 
-    def describe(
-        self, started: datetime, seconds: float, images: Sequence[Sequence[ImageReport]]
-    ) -> RunReport:
+    def describe(self, started: datetime, seconds: float) -> RunReport:
         """What the report says of the run."""
-        draws = [image.num_draws for found in images for image in found]
+        draws = self.draws
         request, settings = self.request, self.request.settings
         return RunReport(
             job_name=request.job_name, step=request.step, model=request.model, arch=request.arch,

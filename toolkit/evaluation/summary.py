@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import statistics as plain
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy
 
@@ -78,27 +78,37 @@ class Context:
     relative: bool = True
 
 
+class Kept(Protocol):
+    """What reports can be put into and read from again: a list, or a file."""
+
+    def append(self, image: ImageReport, /) -> None:
+        """Add one."""
+
+    def __iter__(self) -> Iterator[ImageReport]:
+        """All of them, in order."""
+
+
 def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport]:
     """The report of every image, in the order given."""
-    reports = [_effects(outcome, context) for outcome in outcomes]
-    # With stopping, e-BH: it holds however the evidence of one image decided on the draws of another.
-    tested = [report for report in reports if report.p_value is not None and report.e_value is not None]
-    p_values, e_values = [r.p_value or 0.0 for r in tested], [r.e_value or 0.0 for r in tested]
-    found = e_q_values(e_values) if context.stopping else q_values(p_values)
-    for report, q in zip(tested, found, strict=True):
-        report.q_value = q
-    for report, q in zip(
-        *_with_q(reports, lambda r: r.best_other.p_value if r.best_other else None), strict=True
-    ):
-        assert report.best_other is not None
-        report.best_other.q_value = q
-    gains = [report.log_ratio.mean for report in reports if report.log_ratio is not None]
-    typical = plain.median(gains) if gains else 0.0
+    return list(summaries(outcomes, context, []))
+
+
+def summaries(outcomes: Sequence[Outcome], context: Context, kept: Kept) -> Iterator[ImageReport]:
+    """The same one by one. kept: empty; has them until all images are known, which some fields need."""
+    known = _Known(context)
+    for outcome in outcomes:
+        report = _effects(outcome, context)
+        known.add(report)
+        kept.append(report)
+    p_of, other_of, typical, mean = known.judge()
     copies = caption_copies(context.captions)
     if shared_on_purpose(copies):
         copies.clear()
-    mean = plain.fmean(report.loss or 0.0 for report in reports) if reports else 0.0
-    for outcome, report in zip(outcomes, reports, strict=True):
+    for outcome, report in zip(outcomes, kept, strict=True):
+        if report.p_value is not None:
+            report.q_value = next(p_of)
+        if report.best_other is not None:
+            report.best_other.q_value = next(other_of)
         reasons = _reasons(report, context, typical, copies[report.caption.casefold()])
         if outcome.item.path in context.twins:
             reasons.append(context.twins[outcome.item.path])
@@ -107,14 +117,36 @@ def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport
         report.flagged = bool(reasons)
         if context.relative and mean > 0 and report.loss is not None:
             report.loss_relative = report.loss / mean
-    return reports
+        yield report
 
 
-def _with_q(
-    reports: Sequence[ImageReport], p_of: Callable[[ImageReport], float | None]
-) -> tuple[list[ImageReport], list[float]]:
-    tested = [report for report in reports if p_of(report) is not None]
-    return tested, q_values([p for p in map(p_of, tested) if p is not None])
+class _Known:
+    """The numbers of all images that the fields of each depend on."""
+
+    def __init__(self, context: Context) -> None:
+        self._stopping = context.stopping
+        self._evidence: list[float] = []
+        self._others: list[float] = []
+        self._gains: list[float] = []
+        self._losses: list[float] = []
+
+    def add(self, report: ImageReport) -> None:
+        """Take what is needed from a report."""
+        if report.p_value is not None:
+            self._evidence.append((report.e_value or 0.0) if self._stopping else report.p_value)
+        if report.best_other is not None:
+            self._others.append(report.best_other.p_value)
+        if report.log_ratio is not None:
+            self._gains.append(report.log_ratio.mean)
+        self._losses.append(report.loss or 0.0)
+
+    def judge(self) -> tuple[Iterator[float], Iterator[float], float, float]:
+        """q-values of the captions and of their best rivals, in order; the typical gain; the mean loss."""
+        # With stopping, e-BH: it holds however the evidence of one image decided on the draws of another.
+        found = e_q_values(self._evidence) if self._stopping else q_values(self._evidence)
+        typical = plain.median(self._gains) if self._gains else 0.0
+        mean = plain.fmean(self._losses) if self._losses else 0.0
+        return iter(found), iter(q_values(self._others)), typical, mean
 
 
 def interval(found: Estimate) -> Interval:
@@ -252,12 +284,19 @@ def _reasons(report: ImageReport, context: Context, typical: float, copies: int)
     )
 
 
-def dataset_report(path: str, num_images: int, images: Sequence[ImageReport], *, seed: int) -> DatasetReport:
-    """All images of a data set together."""
-    losses = [image.loss for image in images if image.loss is not None]
-    gains = [image.log_ratio.mean for image in images if image.log_ratio is not None]
-    base = [image.base.log_ratio.mean for image in images if image.base is not None]
-    ranks = [image.rank for image in images if image.rank is not None]
+def dataset_report(path: str, num_images: int, images: Iterable[ImageReport], *, seed: int) -> DatasetReport:
+    """All images of a data set together; they are gone through once."""
+    losses, gains, base, ranks = [], [], [], []
+    num_flagged, reasons = 0, Counter[str]()
+    draws = _Draws()
+    for image in images:
+        losses += [image.loss] if image.loss is not None else []
+        gains += [image.log_ratio.mean] if image.log_ratio is not None else []
+        base += [image.base.log_ratio.mean] if image.base is not None else []
+        ranks += [image.rank] if image.rank is not None else []
+        num_flagged += image.flagged
+        reasons.update(reason.code for reason in image.reasons)
+        draws.add(image.draws)
     return DatasetReport(
         path=path,
         num_images=num_images,
@@ -268,9 +307,9 @@ def dataset_report(path: str, num_images: int, images: Sequence[ImageReport], *,
         base_log_ratio=interval(bootstrap_interval(base, seed=seed)) if base else None,
         share_helped=sum(gain > 0 for gain in gains) / len(gains) if gains else None,
         retrieval_top1=sum(rank == 1 for rank in ranks) / len(ranks) if ranks else None,
-        num_flagged=sum(image.flagged for image in images),
-        reasons=dict(Counter(reason.code for image in images for reason in image.reasons)),
-        curve=curve(images),
+        num_flagged=num_flagged,
+        reasons=dict(reasons),
+        curve=draws.curve(),
     )
 
 
@@ -292,23 +331,38 @@ def summary_lines(report: Report) -> list[str]:
     return [*lines, *(f"note: {note}" for note in report.notes)]
 
 
-def curve(images: Sequence[ImageReport]) -> list[CurvePoint]:
-    """Mean losses in equal parts of the schedule; parts without draws are left out."""
-    draws = [image.draws for image in images if image.draws is not None]
-    if not draws:
-        return []
-    known = all(each.loss_with_blank is not None for each in draws)
-    t = numpy.concatenate([each.t for each in draws])
-    own = numpy.concatenate([each.loss_with_caption for each in draws])
-    blank = numpy.concatenate([each.loss_with_blank or each.loss_with_caption for each in draws])
-    parts = numpy.minimum(NUM_CURVE_POINTS - 1, (t * NUM_CURVE_POINTS - 1e-9).astype(int))
-    return [
-        CurvePoint(
-            t=float(t[inside].mean()),
-            num_draws=int(inside.sum()),
-            loss_with_caption=float(own[inside].mean()),
-            loss_with_blank=float(blank[inside].mean()) if known else None,
-            log_ratio=float(log_ratios(blank[inside], own[inside]).mean()) if known else None,
-        )
-        for inside in (parts == part for part in numpy.unique(parts))
-    ]
+class _Draws:
+    """Levels and losses of the draws of many images."""
+
+    def __init__(self) -> None:
+        self._t: list[Floats] = []
+        self._own: list[Floats] = []
+        self._blank: list[Floats] = []
+        self._known = True
+
+    def add(self, draws: DrawsReport | None) -> None:
+        """Take those of an image, if it has any."""
+        if draws is None:
+            return
+        blank = draws.loss_with_blank
+        self._known = self._known and blank is not None
+        self._t.append(numpy.array(draws.t))
+        self._own.append(numpy.array(draws.loss_with_caption))
+        self._blank.append(numpy.array(draws.loss_with_caption if blank is None else blank))
+
+    def curve(self) -> list[CurvePoint]:
+        """Mean losses in equal parts of the schedule; parts without draws are left out."""
+        if not self._t:
+            return []
+        t, own, blank = (numpy.concatenate(values) for values in (self._t, self._own, self._blank))
+        parts = numpy.minimum(NUM_CURVE_POINTS - 1, (t * NUM_CURVE_POINTS - 1e-9).astype(int))
+        return [
+            CurvePoint(
+                t=float(t[inside].mean()),
+                num_draws=int(inside.sum()),
+                loss_with_caption=float(own[inside].mean()),
+                loss_with_blank=float(blank[inside].mean()) if self._known else None,
+                log_ratio=float(log_ratios(blank[inside], own[inside]).mean()) if self._known else None,
+            )
+            for inside in (parts == part for part in numpy.unique(parts))
+        ]

@@ -3,6 +3,11 @@
 Means over five seeds, 10 % of the captions swapped whole (three attributes or more differ), 10 % with one
 wrong attribute. The unpaired arm of the same run, own and empty caption each with noise and levels of their
 own, is what an evaluation without shared noise would see.
+
+The embedded model hears its captions so well that one swapped whole shows without shared noise too, which
+leaves no room above the unpaired arm. Models that people train hear theirs less. A second one stands for
+them: this one with every embedding moved to LISTENING of its way from the empty caption's. Of 1, 0.6, 0.5,
+0.45, 0.4, 0.35 and 0.3 it is the least at which two pairs reach 0.95, on drawings of the seeds 100 to 104.
 """
 
 from __future__ import annotations
@@ -10,11 +15,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
+import torch
 import yaml
+from torch import Tensor
 
 from jobs.base_job import run_job
 from testing.eval_helpers import ONE, WHOLE, Planted, planted, unseen, write
@@ -32,6 +40,7 @@ from toolkit.evaluation.report import Report
 from toolkit.evaluation.statistics import auroc
 from toolkit.evaluation.summary import Context, summarise
 from toolkit.model_utils import load_model_for_inference
+from toolkit.prompt_utils import Conditioning
 from tools import eval_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -39,7 +48,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NUM = 60
 SEEDS = 5
 BATCH = 8
+LISTENING = 0.4
 Figures = dict[str, float]
+
+
+class Weakened:
+    """Encodings of a model that hears `strength` of what its captions say."""
+
+    def __init__(self, encodings: Encodings, strength: float) -> None:
+        self.encodings, self.strength = encodings, strength
+
+    def latents(self, item: MediaItem) -> Tensor:
+        return self.encodings.latents(item)
+
+    def prompt(self, text: str) -> Conditioning:
+        own, empty = self.encodings.prompt(text), self.encodings.prompt("")
+        return replace(own, embeds=torch.lerp(empty.embeds, own.embeds, self.strength))
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +91,13 @@ class Run:
         self.planted: Planted = planted(NUM, seed)
         place = write(folder / "drawings", self.planted.drawings, self.planted.texts)
         self.items = scan_dataset(place, resolutions=[32], size_multiple=8).require_valid().items
-        self.encodings = Encodings(model, None)
+        self.encodings: Encodings | Weakened = Encodings(model, None)
+        self.records = "whole"
         self.kinds = numpy.array(self.planted.kinds)
 
     def outcomes(self, num_draws: int, num_others: int, which: list[MediaItem], edits=None) -> list[Outcome]:
         settings = Settings(Design(seed=self.seed), num_draws, BATCH, num_others=num_others)
-        records = RecordFile(self.folder / f"{num_draws}_{num_others}.jsonl", "proof")
+        records = RecordFile(self.folder / f"{self.records}_{num_draws}_{num_others}.jsonl", "proof")
         pool = CaptionPool(self.planted.texts, seed=self.seed)
         return Evaluator(self.model, self.encodings, settings, pool, records).run(which, edits)
 
@@ -92,7 +117,19 @@ class Run:
             for n in (2, 4):
                 found[f"{name}, {n} pairs"] = self.auroc(-gains[:, :n].mean(axis=1), kind)
                 found[f"{name}, {n} unpaired"] = self.auroc(-unpaired[:, :n].mean(axis=1), kind)
-        return found | self.flags(full) | self.retrieval(few) | self.edit_contrast()
+        found |= self.flags(full) | self.retrieval(few) | self.edit_contrast()
+        return found | self.less_heard()
+
+    def less_heard(self) -> Figures:
+        """Whole swaps again, for a model that hears its captions less."""
+        self.encodings, self.records = Weakened(self.encodings, LISTENING), "less"
+        outcomes = self.outcomes(16, 0, self.items)
+        gains, unpaired = numpy.stack([outcome.gains() for outcome in outcomes]), self.unpaired(16)
+        found: Figures = {}
+        for n in (2, 16):
+            found[f"less heard, {n} pairs"] = self.auroc(-gains[:, :n].mean(axis=1), WHOLE)
+            found[f"less heard, {n} unpaired"] = self.auroc(-unpaired[:, :n].mean(axis=1), WHOLE)
+        return found
 
     def unpaired(self, num_draws: int) -> numpy.ndarray:
         """loss(empty) - loss(own) where both have noise and a random level of their own (N, draws)."""
@@ -160,10 +197,14 @@ def test_captions_swapped_whole_are_ranked_first(figures):
 
 
 def test_shared_noise_is_what_finds_them(figures):
-    """This model hears its captions so well that a caption swapped whole is seen without shared noise too
-    (AUROC 0.98 with 2 pairs), which leaves no room for a margin; where one attribute is wrong there is."""
     assert mean(figures["whole, 2 pairs"]) >= mean(figures["whole, 2 unpaired"])
     assert mean(figures["one attribute, 2 pairs"]) >= mean(figures["one attribute, 2 unpaired"]) + 0.1
+
+
+def test_shared_noise_finds_them_where_captions_are_heard_less(figures):
+    assert mean(figures["less heard, 2 pairs"]) >= 0.95
+    assert mean(figures["less heard, 16 pairs"]) >= 0.97
+    assert mean(figures["less heard, 2 pairs"]) >= mean(figures["less heard, 2 unpaired"]) + 0.25
 
 
 def test_right_captions_fit_best_among_eight(figures):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 
-from testing.eval_helpers import unseen, write
+from testing.eval_helpers import a_run, unseen, write
 from toolkit.data.scan import scan_dataset
 from toolkit.evaluation import html_report
 from toolkit.evaluation.edits import Edit
@@ -19,7 +19,7 @@ from toolkit.evaluation.evaluate import Outcome, key_of
 from toolkit.evaluation.flags import Reason
 from toolkit.evaluation.html_report import render, share
 from toolkit.evaluation.measure import content_of
-from toolkit.evaluation.report import ImageReport, Report, RunReport, report_name, report_schema
+from toolkit.evaluation.report import ImageReport, Report, report_name, report_schema
 from toolkit.evaluation.statistics import e_bh, q_values, signed_rank_p
 from toolkit.evaluation.summary import Context, dataset_report, summarise
 from toolkit.paths import ROOT
@@ -68,36 +68,8 @@ def context(items, **changes: Any) -> Context:
 
 def report_of(items, images: list[ImageReport]) -> Report:
     folder = str(items[0].path.parent)
-    run = RunReport(
-        job_name="job <b>",
-        step=7,
-        model="tiny-sd",
-        arch="sd15",
-        model_hash="0",
-        seed=0,
-        samples_per_image=DRAWS,
-        timestep_type="uniform",
-        t_range=(0, 1),
-        fixed_noise_std=None,
-        caption_ablation="none",
-        num_others=2,
-        target_se=None,
-        target_q=None,
-        false_discovery_rate=0.1,
-        eval_resolution=32,
-        batch_size=1,
-        dtype="float32",
-        device="cpu",
-        design="0",
-        num_forwards=1,
-        num_draws=1,
-        num_draws_full=1,
-        started="now",
-        seconds=1.0,
-        versions={"torch": "2"},
-    )
     return Report(
-        run=run,
+        run=a_run(samples_per_image=DRAWS),
         images=images,
         datasets=[dataset_report(folder, len(items), images, seed=0)],
         notes=["a note"],
