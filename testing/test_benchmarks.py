@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testing.benchmarks import bench_latent_cache, bench_network, bench_step, bench_warm_start
+from testing.benchmarks import bench_latent_cache, bench_network, bench_step, bench_warm_start, bench_web
 from testing.benchmarks.measuring import Times, make_row, ratio, take_turns
 
 
@@ -80,3 +80,14 @@ def test_variants_take_turns_in_rotating_order() -> None:
     times = take_turns(variants, rounds=2, warm_up=1)
     assert "".join(calls) == "abcbcacab"
     assert all(len(t.cpu) == len(t.wall) == 2 for t in times.values())
+
+
+@pytest.mark.slow
+def test_the_web_server_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_web.main(["--quick"]) == 0
+    found = last_line(capsys)
+    assert found["stream"]["listeners"] == 100
+    names = [row["name"] for row in found["rows"]]
+    assert names[0] == "requests per second of /api/jobs?limit=20" and names[-1] == "import web.app"
+    assert len(names) == 15
+    check(found["rows"], names)

@@ -16,15 +16,16 @@ Key = Literal["training_folder", "datasets_folder", "hf_token"]
 
 
 class Preferences:
-    """Settings kept in the database, over those of the environment."""
+    """Settings kept in the database, over those of the environment; in memory too, as every page asks."""
 
     def __init__(self, database: Database, settings: WebSettings) -> None:
         self.database = database
         self.settings = settings
+        with database.read() as connection:
+            self._values = {row.key: row.value for row in connection.execute(select(table))}
 
     def _get(self, key: Key) -> str | None:
-        with self.database.read() as connection:
-            return connection.execute(select(table.c.value).where(table.c.key == key)).scalar_one_or_none()
+        return self._values.get(key)
 
     @property
     def output_root(self) -> Path:
@@ -54,3 +55,4 @@ class Preferences:
             if text:
                 tx.execute(insert(table).values(key=key, value=text))
             tx.touch("settings")
+        self._values = {k: v for k, v in self._values.items() if k != key} | ({key: text} if text else {})

@@ -44,6 +44,7 @@ jobs = Table(
     Index("jobs_by_age", "created_at", "id"),
     Index("jobs_by_position", "status", "position", "id"),
     Index("jobs_by_update", "updated_at", "id"),
+    Index("jobs_by_kind", "kind", "created_at", "id"),
 )
 configs = Table(
     "configs",

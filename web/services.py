@@ -40,7 +40,7 @@ class Services:
     reports: Reports = field(default_factory=Reports)
 
 
-def _of(request: Request) -> Services:
+async def _of(request: Request) -> Services:
     services = request.app.state.services
     assert isinstance(services, Services)
     return services

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, Literal
 
 from web.queue.states import State, StopMode
 
@@ -61,19 +63,28 @@ class Job:
 
 
 _COLUMNS = tuple(entry.name for entry in fields(Job))
+_SHOWN = tuple(name for name in _COLUMNS if name != "run_folders")
+_shown = attrgetter(*_SHOWN)
 _TIMES = ("created_at", "updated_at", "queued_at", "started_at", "ended_at", "progress_at", "stop_at")
 
 
-def job_of(row: Mapping[Any, Any]) -> Job:
-    """A row of the table as a Job."""
-    values = {name: row[name] for name in _COLUMNS}
+def job_of(row: Sequence[Any]) -> Job:
+    """A row of the table, whole, as a Job: they have the same fields in the same order."""
+    return _job_of(tuple(row))
+
+
+@lru_cache(maxsize=2048)  # pages ask for the same jobs again and again
+def _job_of(row: tuple[Any, ...]) -> Job:
+    values = dict(zip(_COLUMNS, row, strict=True))
     values["devices"] = tuple(values["devices"].split(","))
-    values["launcher"] = json.loads(values["launcher"])
-    values["run_folders"] = tuple(json.loads(values["run_folders"]))
+    launcher, folders = values["launcher"], values["run_folders"]  # mostly empty, in lists of many jobs
+    values["launcher"] = {} if launcher == "{}" else json.loads(launcher)
+    values["run_folders"] = () if folders == "[]" else tuple(json.loads(folders))
     values["stalled"], values["requeue"] = bool(values["stalled"]), bool(values["requeue"])
     return Job(**values)
 
 
+@lru_cache(maxsize=4096)  # lists show the same times again and again
 def iso(seconds: float | None) -> str | None:
     """A time as ISO 8601 in UTC, for example 2026-01-31T12:00:00.500Z."""
     if seconds is None:
@@ -83,8 +94,10 @@ def iso(seconds: float | None) -> str | None:
 
 def job_json(job: Job) -> dict[str, Any]:
     """A job as the API shows it (web/models.py: JobOut)."""
-    body: dict[str, Any] = {name: getattr(job, name) for name in _COLUMNS if name != "run_folders"}
-    body |= {name: iso(cast("float | None", body[name])) for name in _TIMES}
+    body: dict[str, Any] = dict(zip(_SHOWN, _shown(job), strict=True))
+    for name in _TIMES:
+        if body[name] is not None:
+            body[name] = iso(body[name])
     body["devices"], body["launcher"] = list(job.devices), dict(job.launcher)
     body["exit"] = {"code": body.pop("exit_code"), "signal": body.pop("exit_signal")}
     return body

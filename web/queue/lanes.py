@@ -53,9 +53,19 @@ class Lanes:
     def all(self) -> list[Lane]:
         """Every lane, in the order of the devices."""
         with self.database.read() as connection:
-            started = _pairs(connection.execute(select(lanes.c.device, lanes.c.started)))
-            held = _pairs(connection.execute(select(leases.c.device, leases.c.job_id)))
-            sets = _waiting_sets(connection)
+            return self._all(connection)
+
+    def state(self, limit: int = 1000) -> tuple[list[Lane], list[str], int]:
+        """Of one moment: every lane, the ids of the jobs that wait, the next first, the rev of that order."""
+        waiting = select(jobs.c.id).where(jobs.c.status == "queued").order_by(jobs.c.position, jobs.c.id)
+        with self.database.read() as connection:
+            order = list(connection.execute(waiting.limit(limit)).scalars())
+            return self._all(connection), order, _rev(connection)
+
+    def _all(self, connection: Connection) -> list[Lane]:
+        started = _pairs(connection.execute(select(lanes.c.device, lanes.c.started)))
+        held = _pairs(connection.execute(select(leases.c.device, leases.c.job_id)))
+        sets = _waiting_sets(connection)
         return [
             Lane(
                 device=device,
@@ -97,7 +107,7 @@ class Lanes:
         """The jobs that wait, the next one first."""
         query = select(jobs).where(jobs.c.status == "queued").order_by(jobs.c.position, jobs.c.id)
         with self.database.read() as connection:
-            return [job_of(row) for row in connection.execute(query.limit(limit)).mappings()]
+            return [job_of(row) for row in connection.execute(query.limit(limit))]
 
     def last_position(self, tx: Transaction) -> int:
         """The position behind every job that waits, within a write that puts one there."""
@@ -180,7 +190,7 @@ class Lanes:
                     tx.execute(
                         insert(leases).values(device=device, job_id=job_id, attempt=attempt + 1, since=now)
                     )
-                return job_of(tx.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one())
+                return job_of(tx.execute(select(jobs).where(jobs.c.id == job_id)).one())
         return None
 
     def _something_waits(self) -> bool:
@@ -250,4 +260,4 @@ def active_jobs(database: Database) -> list[Job]:
     """Every job that holds devices."""
     query = select(jobs).where(jobs.c.status.in_(list(ACTIVE))).order_by(jobs.c.started_at, jobs.c.id)
     with database.read() as connection:
-        return [job_of(row) for row in connection.execute(query).mappings()]
+        return [job_of(row) for row in connection.execute(query)]

@@ -35,7 +35,7 @@ class JobStore:
     def get(self, job_id: str) -> Job:
         """The job. Raises 404."""
         with self.database.read() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
         if row is None:
             raise not_found(f"job {job_id}")
         return job_of(row)
@@ -107,7 +107,7 @@ class JobStore:
             return None
         if row.request_hash != digest:
             raise ApiError(422, "web.key_reused", "this Idempotency-Key was used for another request")
-        found = tx.execute(select(jobs).where(jobs.c.id == row.job_id)).mappings().one_or_none()
+        found = tx.execute(select(jobs).where(jobs.c.id == row.job_id)).one_or_none()
         if found is None:
             raise ApiError(409, "web.conflict", "the job made with this Idempotency-Key has been deleted")
         return job_of(found)
@@ -227,7 +227,7 @@ class JobStore:
 
 
 def _job(tx: Transaction, job_id: str) -> Job:
-    row = tx.execute(select(jobs).where(jobs.c.id == job_id)).mappings().one_or_none()
+    row = tx.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
         raise not_found(f"job {job_id}")
     return job_of(row)

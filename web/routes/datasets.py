@@ -71,14 +71,14 @@ def deleted_json(deleted: Deleted) -> DeletedOut:
 
 
 @router.get("/datasets", response_model=DatasetList)
-def list_datasets(services: Served) -> DatasetList:
+def list_datasets(services: Served) -> Response:
     """Every dataset."""
     library, reports = library_of(services), newest_reports(services)
     listed = [
         dataset_json(services, library.summary(name), reports.get(library.root / name))
         for name in library.names()
     ]
-    return DatasetList(datasets=listed, links=library.links())
+    return JSONResponse(DatasetList(datasets=listed, links=library.links()).model_dump(mode="json"))
 
 
 @router.post("/datasets", response_model=DatasetOut, status_code=201, responses=errors(409))

@@ -16,9 +16,8 @@ router = APIRouter(prefix="/api/queue", tags=["queue"], responses=errors())
 
 
 def _queue(services: Services) -> Response:
-    lanes = [asdict(lane) for lane in services.lanes.all()]
-    order = [job.id for job in services.lanes.order()]
-    return JSONResponse({"rev": services.lanes.rev(), "lanes": lanes, "order": order})
+    lanes, order, rev = services.lanes.state()
+    return JSONResponse({"rev": rev, "lanes": [asdict(lane) for lane in lanes], "order": order})
 
 
 @router.get("", response_model=QueueOut)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
 
 from web.models import SettingsIn, SettingsOut, errors
 from web.preferences import Key
@@ -21,9 +22,9 @@ def _shown(services: Services) -> SettingsOut:
 
 
 @router.get("/settings", response_model=SettingsOut)
-def read_settings(services: Served) -> SettingsOut:
+def read_settings(services: Served) -> Response:
     """The folders, and whether there is a token of the model hub: itself it is never told."""
-    return _shown(services)
+    return JSONResponse(_shown(services).model_dump())
 
 
 @router.patch("/settings", response_model=SettingsOut)

@@ -48,5 +48,9 @@ def plain_text(text: str) -> str:
     >>> plain_text("1%\\r50%\\r100%\\nnext\\r\\n")
     '100%\\nnext\\n'
     """
-    lines = _ESCAPES.sub("", text).replace("\r\n", "\n").split("\n")
+    if "\x1b" in text:
+        text = _ESCAPES.sub("", text)
+    if "\r" not in text:
+        return text
+    lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)

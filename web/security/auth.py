@@ -32,7 +32,9 @@ class AuthGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] == "http" and not is_public(local_path(scope)):
-            if not await run_in_threadpool(self.sessions.is_signed_in, scope):
+            # In a thread, since the cookie of a session is looked up in the database.
+            sessions = self.sessions
+            if sessions.required and not await run_in_threadpool(sessions.is_signed_in, scope):
                 await self._refuse(scope, receive, send)
                 return
         elif scope["type"] == "websocket":
