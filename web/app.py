@@ -46,6 +46,7 @@ ROUTES = (
     "web.routes.dataset_items",
     "web.routes.evaluations",
     "web.routes.settings",
+    "web.routes.system",
     "web.routes.files",
     "web.routes.pages",
     "web.routes.edit_page",

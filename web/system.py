@@ -14,7 +14,7 @@ from pathlib import Path
 
 _FIELDS = (
     "index", "name", "temperature.gpu", "utilization.gpu", "memory.used", "memory.total", "power.draw",
-    "power.limit", "fan.speed", "clocks.sm",
+    "power.limit", "fan.speed", "clocks.sm", "driver_version",
 )  # fmt: skip
 _MIB = 1024 * 1024
 _FRESH_S = 1.0
@@ -26,6 +26,7 @@ class Gpu:
 
     index: int
     name: str
+    driver: str
     temperature: float | None
     load: float | None
     memory_used: float | None
@@ -114,7 +115,7 @@ def parse_gpus(text: str) -> list[Gpu]:
         numbers = [_number(value) for value in row]
         used, total = numbers[4], numbers[5]
         found.append(Gpu(
-            index=int(row[0]), name=row[1], temperature=numbers[2], load=numbers[3],
+            index=int(row[0]), name=row[1], driver=row[10], temperature=numbers[2], load=numbers[3],
             memory_used=None if used is None else used * _MIB,
             memory_total=None if total is None else total * _MIB,
             power=numbers[6], power_limit=numbers[7], fan=numbers[8], clock=numbers[9],

@@ -101,8 +101,8 @@ def test_the_dashboard_works_without_gpus(client, services, config):
 
 def test_gpus_are_read_from_what_nvidia_smi_prints(tmp_path):
     text = (
-        "0, NVIDIA H100, 45, 98, 20480, 81559, 401.55, 700.00, [N/A], 1980\n"
-        "1, NVIDIA H100, 30, [Not Supported], 0, 81559, 70.1, 700.00, 35, 345\nnonsense\n"
+        "0, NVIDIA H100, 45, 98, 20480, 81559, 401.55, 700.00, [N/A], 1980, 550.54\n"
+        "1, NVIDIA H100, 30, [Not Supported], 0, 81559, 70.1, 700.00, 35, 345, 550.54\nnonsense\n"
     )
     first, second = parse_gpus(text)
     assert (first.index, first.name, first.temperature, first.load, first.fan) == (
