@@ -20,6 +20,7 @@ from web.runs.logs import read_slice
 from web.runs.pictures import recipe_of, sample_grid
 from web.runs.results import list_results
 from web.runs.sketch import sketch
+from web.runs.validation import validation_view
 from web.services import Served, Services
 
 router = page_router()
@@ -74,7 +75,8 @@ def job_loss(job_id: str, request: Request, services: Served) -> Response:
     job = services.store.get(job_id)
     folder = run_of(job)
     points = [] if folder is None else services.metrics.of(folder.metrics_path).points("loss", -1, 600)
-    return _page(request, services, "job_loss.html", job, line=sketch(points))
+    found = None if folder is None else validation_view(folder.validation_path)
+    return _page(request, services, "job_loss.html", job, line=sketch(points), validation=found)
 
 
 @router.get("/jobs/{job_id}/samples")

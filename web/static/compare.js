@@ -3,7 +3,7 @@
 (function () {
   const box = document.getElementById("chart"), items = [...document.querySelectorAll("#chart-runs li")];
   if (!box || typeof uPlot === "undefined") return;
-  const view = remembered("curves-compare", { smoothing: 0.8, across: "step", log: false, clip: false, raw: false, off: ["lr", "grad_norm", "seconds", "epoch"] });
+  const view = remembered("curves-compare", { smoothing: 0.8, across: "step", log: false, clip: false, raw: false, off: ["lr", "grad_norm", "seconds", "epoch", "val_seconds", "val_loss", "probe_loss", "probe_change", "gap"] });
   const runs = items.map((item) => ({ name: item.dataset.name, source: item.dataset.source, id: item.dataset.id, data: null }));
   const curves = new Curves(box, view);
   const loaded = () => runs.filter((run) => run.data && Object.keys(run.data.series).length);

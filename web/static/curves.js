@@ -29,6 +29,10 @@ function inks() {
   return dark ? ["#56b4e9", "#e69f00", "#2bbf8d", "#e58fbe", "#ff7f3f", "#6fa8dc", "#c9c94a", "#b18ae0"] : INKS;
 }
 
+// Changes against the start, each with its 95 % band: key -> the series that bound it. In percent, never smoothed.
+const BANDS = { val_change: ["val_change_low", "val_change_high"], probe_change: ["probe_change_low", "probe_change_high"], gap: ["gap_low", "gap_high"] };
+const BOUNDS = new Set(Object.values(BANDS).flat());
+
 class Curves {
   // runs: [{name, data}], data as /api/jobs/{id}/metrics answers: series of [step, time, value]; view: {smoothing, across, log, clip, raw, off: [keys]}
   constructor(box, view) {
@@ -43,22 +47,34 @@ class Curves {
 
   size() { return { width: Math.max(200, this.box.clientWidth), height: Math.max(240, Math.min(480, innerHeight - 200)) }; }
 
-  keys(runs) { return [...new Set(["loss", ...runs.flatMap((run) => run.data.keys)])].filter((key) => runs.some((run) => run.data.series[key])); }
+  keys(runs) {
+    const all = new Set(["loss", ...runs.flatMap((run) => run.data.keys)]);
+    return [...all].filter((key) => !BOUNDS.has(key) && runs.some((run) => run.data.series[key]));
+  }
 
   // One curve for each key of each run, put onto one common axis.
   draw(runs) {
     this.runs = runs;
     const { across, smoothing, log, clip, raw } = this.view;
-    const lines = [];
+    const lines = [], shown = this.keys(runs).filter((key) => !this.view.off.includes(key));
     runs.forEach((run, index) => {
       const start = Math.min(...Object.values(run.data.series).filter((points) => points.length).map((points) => points[0][1]));
-      for (const key of this.keys(runs)) {
+      for (const key of shown) {
         const points = run.data.series[key];
-        if (!points?.length || this.view.off.includes(key)) continue;
+        if (!points?.length) continue;
         const xs = points.map(([step, time]) => (across === "time" ? (time - start) / 60 : step));
         const values = points.map((point) => point[2]);
-        const ink = inks()[(runs.length > 1 ? index : this.keys(runs).indexOf(key)) % INKS.length];
+        const ink = inks()[(runs.length > 1 ? index : shown.indexOf(key)) % INKS.length];
         const label = runs.length > 1 ? `${run.name}: ${key}` : key;
+        if (BANDS[key]) {
+          const percent = (name) => (run.data.series[name] ?? []).map((point) => (point[2] === null ? null : 100 * point[2]));
+          const [low, high] = BANDS[key].map(percent);
+          if (low.length === xs.length && high.length === xs.length) {
+            for (const bound of [high, low]) lines.push({ key, label: `${label}, bound`, ink: "transparent", xs, values: bound, width: 0, percent: true, bound: true });
+          }
+          lines.push({ key, label: `${label}, %`, ink, xs, values: percent(key), width: 2, percent: true });
+          continue;
+        }
         if (smoothing > 0) lines.push({ key, label, ink, xs, values: smoothed(values, smoothing), width: 2 });
         if (raw || smoothing === 0) {
           lines.push({ key, label: smoothing > 0 ? `${label} (raw)` : label, ink: smoothing > 0 ? `${ink}66` : ink, xs, values, width: 1 });
@@ -71,7 +87,7 @@ class Curves {
       const column = new Array(grid.length).fill(undefined);
       line.xs.forEach((x, index) => {
         const value = line.values[index];
-        column[place.get(x)] = value === null || (log && value <= 0) ? null : value;
+        column[place.get(x)] = value === null || (log && !line.percent && value <= 0) ? null : value;
       });
       return column;
     });
@@ -87,28 +103,30 @@ class Curves {
       let [from, to] = [low, high];
       if (clip) [from, to] = withoutOutliers(lines.flatMap((each, index) => (each.key === key ? data[index + 1] : [])));
       if (from === null || from === undefined) return [log ? 0.1 : 0, 1];
-      if (log) return uPlot.rangeLog(from, to === from ? from * 10 : to, 10, false);
+      if (log && !straight.has(key)) return uPlot.rangeLog(from, to === from ? from * 10 : to, 10, false);
       const room = (to - from || Math.abs(to) || 1) * 0.05;
       return [from - room, to + room];
     };
+    const straight = new Set(lines.filter((each) => each.percent).map((each) => each.key));  // they fall below zero
     const scales = { x: { time: false, range: (plot, low, high) => this.range ?? [low, high] } };
-    for (const key of keys) scales[key] = { distr: log ? 3 : 1, range: limits(key) };
+    for (const key of keys) scales[key] = { distr: log && !straight.has(key) ? 3 : 1, range: limits(key) };
+    const bands = lines.flatMap((each, index) => (each.bound && lines[index + 1]?.bound ? [{ series: [index + 1, index + 2], fill: `${lines[index + 2].ink}2e` }] : []));
     const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     const options = {
-      ...this.size(), scales,
+      ...this.size(), scales, bands,
       cursor: { drag: { x: true, y: false } },
       legend: { live: true },
       series: [
         { label: across === "time" ? "minutes" : "step", value: (plot, value) => number(value) },
         ...lines.map((each) => ({
-          label: each.label, scale: each.key, stroke: each.ink, width: each.width, spanGaps: true,
-          points: { show: data[0].length < 3 }, value: (plot, value) => number(value),
+          label: each.label, class: each.bound ? "bound" : undefined, scale: each.key, stroke: each.ink, width: each.width, spanGaps: true,
+          points: { show: !each.bound && (data[0].length < 3 || each.percent) }, value: (plot, value) => number(value),
         })),
       ],
       axes: [
         { ...axis, label: across === "time" ? "minutes since the start" : "step", size: 44, labelSize: 22 },
         ...keys.slice(0, 2).map((key, index) => ({
-          ...axis, scale: key, label: key, side: index ? 1 : 3, size: 64, labelSize: 22,
+          ...axis, scale: key, label: straight.has(key) ? `${key}, %` : key, side: index ? 1 : 3, size: 64, labelSize: 22,
           grid: index ? { show: false } : axis.grid, values: (plot, values) => values.map((value) => (value === null ? "" : number(value))),
         })),
       ],
@@ -117,11 +135,32 @@ class Curves {
           if (plot.select.width < 4) return;
           this.range = [plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x")];
         }],
+        draw: [(plot) => this.mark(plot, across)],
         ready: [(plot) => plot.over.addEventListener("dblclick", () => this.whole())],
       },
     };
     this.plot?.destroy();
     this.plot = new uPlot(options, data, this.box);
+  }
+
+  // A dashed line at the step of the best save.
+  mark(plot, across) {
+    const best = Number(this.box.dataset.best || NaN);
+    if (across !== "step" || !(best >= plot.scales.x.min && best <= plot.scales.x.max)) return;
+    const { ctx } = plot, x = Math.round(plot.valToPos(best, "x", true));
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--good").trim();
+    ctx.lineWidth = devicePixelRatio;
+    ctx.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
+    ctx.beginPath();
+    ctx.moveTo(x, plot.bbox.top);
+    ctx.lineTo(x, plot.bbox.top + plot.bbox.height);
+    ctx.stroke();
+    ctx.font = `${12 * devicePixelRatio}px sans-serif`;
+    const right = x > plot.bbox.left + plot.bbox.width * 0.8;
+    ctx.textAlign = right ? "right" : "left";
+    ctx.fillText("best save", x + (right ? -6 : 6) * devicePixelRatio, plot.bbox.top + 14 * devicePixelRatio);
+    ctx.restore();
   }
 
   whole() { this.range = null; this.draw(this.runs); }

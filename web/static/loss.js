@@ -4,7 +4,7 @@
   const box = document.getElementById("chart");
   if (!box || typeof uPlot === "undefined") return;
   const key = `curves-${box.dataset.job}`;
-  const view = remembered(key, { smoothing: 0.8, across: "step", log: false, clip: false, raw: true, off: ["lr", "grad_norm", "seconds", "epoch"] });
+  const view = remembered(key, { smoothing: 0.8, across: "step", log: false, clip: false, raw: true, off: ["lr", "grad_norm", "seconds", "epoch", "val_seconds", "val_loss", "probe_loss", "probe_change", "gap"] });
   const curves = new Curves(box, view);
   const run = { name: box.dataset.name, data: null };
   const redraw = () => { if (run.data) curves.draw([run]); };
