@@ -10,6 +10,7 @@ from pathlib import Path
 from jobs import build, preflight_disk
 from jobs.preflight_captions import check_captioning
 from jobs.preflight_models import check_models
+from jobs.preflight_validation import check_validation
 from toolkit.config_modules.job import AnyProcess, ModelProcess
 from toolkit.config_modules.loading import LoadedJob, run_folder
 from toolkit.config_modules.model import ModelConfig
@@ -72,6 +73,9 @@ def check_process(
         report.folder = str(folder)
         found += _unwritable(build.training_root(process), "training_folder", "run.folder")
         items = _check_data(process, report, found, full=full, rescan=job.rescan, progress=progress)
+        if isinstance(process, TrainProcess):
+            shown = None if progress is None or not full else progress("pictures compared")
+            found += check_validation(process, items, report, full=full, progress=shown)
         if folder is not None:
             report.disk = preflight_disk.needs(process, folder, items, report.models)
             found += check_space(report.disk)

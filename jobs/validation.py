@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from toolkit.training.trainer import Trainer
 
 ITEMS_FILE = "validation_items.json"
-FEW = 8  # groups of pictures, below which bands are wide
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,8 @@ def hold_out(
         [pictures[item.path].group for item in measured], [pictures[item.path].group for item in probe],
         len(withheld), notes,
     )  # fmt: skip
-    num_groups = len(set(found.units))
-    if num_groups < FEW:
-        notes.append(f"validation: {num_groups} pictures that look different tell little; bands will be wide")
+    few = split.few_note(len(set(found.units)))
+    notes += [few] if few else []
     return found
 
 

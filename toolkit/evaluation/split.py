@@ -24,6 +24,7 @@ Name = TypeVar("Name", bound=Hashable)
 Looks = tuple[Look, Look]  # of a picture and of its mirror image
 
 FEWEST = 2  # groups: with fewer nothing can be said about how sure a mean is
+FEW = 8  # groups, below which bands are wide
 _THREADS = 4
 
 
@@ -117,6 +118,13 @@ def hold_out(pictures: Iterable[Picture], fraction: float, seed: int) -> set[Pat
         remedy = "raise validation.fraction, or give validation.folder_path"
         raise DatasetError(Problem("data.validation", message, key="validation.fraction", remedy=remedy))
     return {picture.path for group in chosen for picture in group}
+
+
+def few_note(num_groups: int) -> str:
+    """A line about so few groups of held-out pictures; empty if they are enough."""
+    if num_groups >= FEW:
+        return ""
+    return f"validation: {num_groups} pictures that look different tell little; bands will be wide"
 
 
 def _draw(seed: int, picture: Picture) -> int:

@@ -1,0 +1,55 @@
+"""The check says of validation what the run would say, in the same words."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.base_job import run_job
+from jobs.preflight import check_files
+from testing.job_helpers import training_config
+from toolkit.config_modules.loading import load_job
+from toolkit.errors import DatasetError
+from toolkit.preflight.report import JobReport
+
+
+def job(tmp_path: Path, **validation: Any) -> Path:
+    return training_config(tmp_path, Path("tiny-sd"), "run", validation=validation)
+
+
+def check(path: Path, **options: Any) -> JobReport:
+    (report,) = check_files([str(path)], None, **options)
+    return report
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_too_few_pictures_are_told_as_the_run_tells_it(tmp_path, full):
+    path = job(tmp_path, fraction=0.2)  # of six pictures
+    (problem,) = check(path, full=full).all_problems
+    assert (problem.code, problem.key) == ("data.validation", "validation.fraction")
+    assert problem.line is not None and "holds out 0; at least 2" in problem.message
+    with pytest.raises(DatasetError) as error:
+        run_job(load_job(path))
+    assert error.value.problems[0].message == problem.message
+
+
+def test_copies_count_once_where_pictures_are_compared(tmp_path):
+    path = job(tmp_path, fraction=0.5)
+    data = tmp_path / "data"
+    pictures = sorted(data.glob("*.png"))
+    for index, picture in enumerate(pictures[1:]):
+        shutil.copyfile(pictures[0], picture.with_name(f"copy{index}.png"))
+        picture.unlink()
+    assert check(path).all_problems == []
+    (problem,) = check(path, full=True).all_problems
+    assert (
+        problem.code == "data.validation" and "(1 where those that look alike count once)" in problem.message
+    )
+
+
+def test_few_pictures_are_a_note(tmp_path):
+    notes = check(job(tmp_path, fraction=0.5)).processes[0].notes
+    assert "validation: 3 pictures that look different tell little; bands will be wide" in notes
