@@ -57,6 +57,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     check = parser.add_argument_group("checking")
     check.add_argument("--check", action="store_true", help="look for everything wrong and run nothing")
     check.add_argument("--full", action="store_true", help="with --check: decode every picture, once")
+    check.add_argument("--estimate", action="store_true", help="with --check: predict memory and time")
     check.add_argument("--json", action="store_true", help="with --check, --status, --list: for programs")
     check.add_argument("--schema", action="store_true", help="print the JSON Schema of job files")
     begin = parser.add_argument_group("starting from pictures")
@@ -84,6 +85,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(
             "give at least one job file, for example: python run.py config/examples/train_lora_sd15.yml"
         )
+    if arguments.estimate and not arguments.check:
+        parser.error("--estimate goes with --check, which runs nothing")
     if arguments.new and not arguments.model:
         parser.error("--new needs --model, for example: python run.py --new my_pictures --model sd15")
     return arguments
@@ -117,12 +120,18 @@ def check(arguments: argparse.Namespace) -> int:
 
     quiet = arguments.json or not sys.stderr.isatty()
     progress = None if quiet else progress_bar
+    closer = None
+    if arguments.estimate:
+        from jobs.look_closer import look_closer
+
+        closer = look_closer
     reports = check_files(
         arguments.config_file_list,
         arguments.name,
         full=arguments.full,
         rescan=arguments.rescan,
         progress=progress,
+        look_closer=closer,
     )
     problems = [problem for report in reports for problem in report.all_problems]
     if arguments.json:

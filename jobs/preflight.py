@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,12 @@ def check_files(
     full: bool = False,
     rescan: bool = False,
     progress: Progress | None = None,
+    look_closer: Callable[[LoadedJob, JobReport], None] | None = None,
 ) -> list[JobReport]:
-    """A report for each job file; nothing is raised. rescan: see LoadedJob."""
+    """A report for each job file; nothing is raised. rescan: see LoadedJob.
+
+    look_closer adds what is asked for beside the check to the report of a valid job.
+    """
     reports, jobs = [], []
     for name in names:
         try:
@@ -45,6 +49,8 @@ def check_files(
         else:
             jobs.append(job)
             reports.append(check_job(job, full=full, progress=progress))
+            if look_closer is not None:
+                look_closer(job, reports[-1])
     for problem in same_folders(jobs):
         report = next(each for each in reversed(reports) if each.file == problem.file)
         report.problems.append(problem)

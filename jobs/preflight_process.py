@@ -83,6 +83,7 @@ def check_process(
         found += _unwritable(
             Path(process.output_folder).expanduser(), "output_folder", "config.output_folder"
         )
+    report.items = items
     if not isinstance(process, CaptionProcess):
         found += _check_prompts(process, items, report)
     report.problems = [job.located(problem, index) for problem in found]

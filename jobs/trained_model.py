@@ -19,6 +19,7 @@ from toolkit.metadata import TrainedFile, build_metadata
 from toolkit.models.base import Architecture
 from toolkit.models.catalogue import find_architecture
 from toolkit.models.shared.components import component_hash
+from toolkit.models.shared.weightless import fill_with_shapes, is_weightless
 from toolkit.networks.adapters import AdapterNetwork
 from toolkit.networks.catalogue import resolve_network
 from toolkit.networks.embedding import TextualInversion, attach_embedding, save_embedding
@@ -107,6 +108,9 @@ def load_trained_model(section: DiffusionProcess, accelerator: Accelerator) -> T
     base_hash = None if whole else _base_hash(architecture)
     notes: list[str] = []
     network = None if section.network is None else _attach(section, components, notes)
+    if is_weightless():
+        for module in components.values():
+            fill_with_shapes(module)
     parameters: dict[str, nn.Parameter] = {}
     groups = []
     for component, module in components.items():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.diffusion.objectives import Objective
+from toolkit.models.shared.weightless import is_weightless
 from toolkit.prompt_utils import Conditioning
 
 if TYPE_CHECKING:
@@ -135,9 +136,10 @@ def freeze(modules: Mapping[str, nn.Module]) -> None:
 
 
 def move(modules: Mapping[str, nn.Module], device: torch.device | str) -> None:
-    """Every network to a device."""
+    """Every network to a device; shapes without values stay where they are."""
     for module in modules.values():
-        module.to(device)
+        if not is_weightless():
+            module.to(device)
 
 
 def first_weight(modules: Mapping[str, nn.Module]) -> nn.Parameter:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import Problem
 from toolkit.preflight.buckets import BucketRow, bucket_table
 from toolkit.preflight.disk import Need, disk_lines
+from toolkit.preflight.estimate import Estimate
 from toolkit.text import count
+
+if TYPE_CHECKING:
+    from toolkit.data.items import MediaItem
 
 SCHEMA_VERSION = 1
 
@@ -54,7 +58,7 @@ class ModelReport:
 
 @dataclass(slots=True)
 class ProcessReport:
-    """What one process would do."""
+    """What one process would do. items: what it would be trained on; estimate: only where asked for."""
 
     type: str
     folder: str | None = None
@@ -68,6 +72,8 @@ class ProcessReport:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     epochs: str = ""
+    items: Sequence[MediaItem] = ()
+    estimate: Estimate | None = None
 
     def lines(self) -> list[str]:
         """The report for a person, without problems and notes."""
@@ -77,7 +83,8 @@ class ProcessReport:
         lines += [self.epochs] if self.epochs else []
         lines += [self._caption_line(self.captions)] if self.captions else []
         lines += [self._model_line(model) for model in self.models]
-        return lines + [f"disk: {line}" for line in disk_lines(self.disk)]
+        lines += [f"disk: {line}" for line in disk_lines(self.disk)]
+        return lines + (["", *self.estimate.lines()] if self.estimate is not None else [])
 
     @staticmethod
     def _dataset_line(dataset: DatasetReport) -> str:
@@ -176,4 +183,5 @@ def _process(process: ProcessReport) -> dict[str, Any]:
             {"what": need.what, "folder": str(need.folder), "bytes": need.num_bytes, "missing": need.more}
             for need in process.disk
         ],
+        "estimate": None if process.estimate is None else process.estimate.as_json(),
     }

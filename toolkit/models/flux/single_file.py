@@ -11,9 +11,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from toolkit.models.flux.original_keys import from_original, names_of
-from toolkit.models.shared.components import read_json
+from toolkit.models.shared.components import build_shapes, read_json
 from toolkit.models.shared.hub import refuse
 from toolkit.models.shared.single_files import read_keys, refuse_marks
+from toolkit.models.shared.weightless import is_weightless
 from toolkit.paths import ASSETS_ROOT
 
 FLUX_CONFIG = ASSETS_ROOT / "flux_config"
@@ -48,6 +49,8 @@ def load_transformer_file(path: Path, *, dtype: torch.dtype, config_dir: Path | 
         "num_single_layers": _count(names, layouts[double]),
         "guidance_embeds": any("guidance" in name for name in names),
     }
+    if is_weightless():
+        return build_shapes(FluxTransformer2DModel, config, dtype=dtype, name=str(path))
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(config)
     with safe_open(path, framework="pt") as file:

@@ -15,6 +15,7 @@ from torch import nn
 
 from toolkit.data.tensor_store import make_key, tensors_hash
 from toolkit.models.shared.hub import refuse
+from toolkit.models.shared.weightless import fill_with_shapes, is_weightless
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _hashes: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
@@ -64,6 +65,8 @@ def load_component(cls: type[Any], folder: Path, *, dtype: torch.dtype, name: st
     name is what the user calls the model. Raises ModelError if weights are missing, damaged, or of another
     shape than the config says; a library's silent random weights would train into noise.
     """
+    if is_weightless():
+        return build_shapes(cls, read_json(folder / "config.json", name), dtype=dtype, name=name)
     files = weight_files(folder)
     if not files:
         remedy = "to start from random weights set model.from_config: true"
@@ -92,11 +95,23 @@ def build_component(cls: type[Any], config: dict[str, Any], seed: int) -> nn.Mod
         torch.default_generator.set_state(state)
 
 
+def build_shapes(cls: type[Any], config: dict[str, Any], *, dtype: torch.dtype, name: str) -> nn.Module:
+    """A component of class `cls` in eval mode without values. Raises ModelError for a config it cannot be."""
+    try:
+        with torch.device("meta"):
+            module = build_component(cls, config, seed=0)
+    except (TypeError, ValueError) as error:
+        refuse(name, f"the config of its {cls.__name__} cannot be built: {error}")
+    return fill_with_shapes(module, dtype).eval()
+
+
 def component_hash(module: nn.Module) -> str:
     """sha256 of a module's weights (names, dtypes, values) and config: what caches of its outputs depend on.
 
-    Computed again only after a weight was written to or replaced.
+    Computed again only after a weight was written to or replaced. Of its config alone where it has no values.
     """
+    if is_weightless():
+        return make_key(_config_text(module))
     state = module.state_dict()
     fingerprint = tuple((name, value.data_ptr(), value._version) for name, value in state.items())
     known = _hashes.get(module)

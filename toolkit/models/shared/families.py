@@ -29,6 +29,7 @@ from toolkit.models.shared.hub import (
     refuse,
 )
 from toolkit.models.shared.initialisation import init_autoencoder
+from toolkit.models.shared.weightless import is_weightless
 from toolkit.seeding import keyed_generator, keyed_seed
 
 VAE_KEY = "model.vae_path"
@@ -120,7 +121,7 @@ def load_folder(
     for part, class_name in family.modules.items():
         cls = find_class(class_name)
         config = read_json(folder / part / "config.json", name)
-        if seed is not None and not weight_files(folder / part):
+        if seed is not None and not is_weightless() and not weight_files(folder / part):
             modules[part] = nn.Module.to(_build(part, cls, config, name, seed=seed), dtype)
         else:
             modules[part] = load_component(cls, folder / part, dtype=dtype, name=name)

@@ -18,9 +18,13 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 from toolkit.errors import ModelError, Problem
 from toolkit.models.hub_cache import is_hub_id
+from toolkit.models.shared.weightless import is_weightless
 from toolkit.paths import models_root, resolve_model
 
 MODEL_KEY = "model.name_or_path"  # the key of a job file that named the model
+
+_WEIGHTS = ["*.safetensors", "*.bin", "*.ckpt", "*.pt", "*.msgpack", "*.onnx*", "*.h5"]
+_CONFIGS = ["*.json", "*.txt", "*.model"]
 
 # Beside the hub's own errors: time-outs and broken connections of its HTTP client, ids of a wrong form.
 FAILURES = (OSError, EntryNotFoundError, HTTPError, ValueError)
@@ -60,8 +64,10 @@ def download_index(repo_id: str, *, key: str = MODEL_KEY) -> Path:
 def download_pipeline(repo_id: str, *, key: str = MODEL_KEY, without: Sequence[str] = ()) -> Path:
     """The cached folder of a diffusers model on the hub, downloaded if need be. Raises ModelError.
 
-    without: components that are not needed.
+    without: components that are not needed. Only the configs where models are built as shapes.
     """
+    if is_weightless():
+        return download_folder(repo_id, _CONFIGS, key=key)
     from diffusers import DiffusionPipeline
 
     # The safety checker is larger than the text encoder and judges pictures that training never sees.
@@ -74,11 +80,15 @@ def download_pipeline(repo_id: str, *, key: str = MODEL_KEY, without: Sequence[s
 
 
 def download_folder(repo_id: str, patterns: list[str], *, key: str) -> Path:
-    """The cached folder of some files of a hub repository, downloaded if need be. Raises ModelError."""
+    """The cached folder of some files of a hub repository, downloaded if need be. Raises ModelError.
+
+    Without weights where models are built as shapes.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+        unwanted = _WEIGHTS if is_weightless() else None
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=unwanted))
     except FAILURES as error:
         explain_hub_error(repo_id, error, key=key)
 

@@ -11,8 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from toolkit.models.shared.components import build_shapes, read_json
 from toolkit.models.shared.families import TE_KEY, VAE_KEY, Family, find_class, load_tokenizer
 from toolkit.models.shared.hub import MODEL_KEY, download_folder, refuse
+from toolkit.models.shared.weightless import is_weightless
 
 # What diffusers' reader of single files raises for a file that is damaged or of another shape.
 READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError)
@@ -58,6 +60,11 @@ def load_pipeline_file(
     """
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
+    if is_weightless():
+        return {
+            name: given.get(name) or _shapes(cls, config / name, dtype)
+            for name, cls in family.modules.items()
+        }
     pipeline_class = find_class(f"diffusers:{family.pipeline}")
     try:
         pipeline = pipeline_class.from_single_file(
@@ -84,6 +91,8 @@ def load_autoencoder_file(path: Path, config: Path, *, dtype: torch.dtype) -> An
     """
     from diffusers import AutoencoderKL
 
+    if is_weightless():
+        return _shapes("diffusers:AutoencoderKL", config / "vae", dtype)
     try:
         vae = AutoencoderKL.from_single_file(
             str(path), config=str(config), subfolder="vae", torch_dtype=dtype, local_files_only=True
@@ -92,6 +101,12 @@ def load_autoencoder_file(path: Path, config: Path, *, dtype: torch.dtype) -> An
         refuse(str(path), f"cannot be loaded as an autoencoder: {error}", key=VAE_KEY)
     check_complete(vae, path, "vae")
     return vae
+
+
+def _shapes(class_name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A component by the config in a folder, without values."""
+    config = read_json(folder / "config.json", str(folder))
+    return build_shapes(find_class(class_name), config, dtype=dtype, name=str(folder))
 
 
 def find_clip_tokenizers(path: Path, config: Path, tokenizers: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""How fast this machine does a recorded computation: its operations done once, on tensors of their shapes.
+
+FLOPs alone say little of the time: a 1 x 1 convolution, a large matrix product and a norm differ tenfold in
+what they reach of a processor's peak. So the operations themselves are timed, the costly ones first, for some
+seconds; what is left over is taken to be as fast as what was timed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.estimate.tracing import Operation, TensorSpec, mapped
+
+BUDGET = 20.0  # seconds of timing, about
+_TRIAL = 512  # side of the matrices by which costs are guessed before anything was timed
+_AT_LEAST = 0.002  # seconds that a fast operation is repeated for
+_MOST_REPEATS = 100
+_MAX_BYTES = 2 * 10**9  # of an operation's tensors; larger ones are not tried
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds that operations take here. measured: the share of the seconds that was timed, not inferred.
+
+    flops_per_second: of matrix products and convolutions.
+    """
+
+    seconds: dict[int, float]
+    measured: float
+    flops_per_second: float
+
+    def of(self, operations: Iterable[Operation]) -> float:
+        """Seconds of these, each as often as it counts."""
+        return sum(self.seconds[id(each)] * each.count for each in operations)
+
+
+def calibrate(operations: Iterable[Operation], device: torch.device, budget: float = BUDGET) -> Speed:
+    """Time the operations on a device, for about `budget` seconds in all; those of no trace are not known."""
+    every = list(operations)
+    rate, bandwidth = _trial_rates(device)
+
+    def guess(each: Operation) -> float:
+        return each.flops / rate + each.num_bytes / bandwidth
+
+    timed: dict[int, float] = {}
+    started = time.perf_counter()
+    for each in sorted(every, key=lambda one: -guess(one) * one.count):
+        left = budget - (time.perf_counter() - started)
+        if left <= 0:
+            break
+        if 2 * guess(each) < left and each.num_bytes < _MAX_BYTES:
+            taken = _seconds(each, device)
+            if taken is not None:
+                timed[id(each)] = taken
+    known = [each for each in every if id(each) in timed]
+    factor = sum(timed[id(e)] for e in known) / max(sum(guess(e) for e in known), 1e-12) if known else 1.0
+    seconds = {id(each): timed.get(id(each), factor * guess(each)) for each in every}
+    total = sum(seconds[id(each)] * each.count for each in every)
+    heavy = [each for each in known if each.flops]
+    busy = sum(timed[id(each)] * each.count for each in heavy)
+    return Speed(
+        seconds,
+        measured=sum(timed[id(each)] * each.count for each in known) / total if total else 1.0,
+        flops_per_second=sum(each.flops * each.count for each in heavy) / busy if busy else rate,
+    )
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """What time is told by: that of the process on a CPU, where others work too; else the wall's."""
+    if device.type == "cpu":
+        return time.process_time
+
+    def synchronized() -> float:
+        torch.accelerator.synchronize()
+        return time.perf_counter()
+
+    return synchronized
+
+
+def _trial_rates(device: torch.device) -> tuple[float, float]:
+    """(FLOPs, bytes) a second of a matrix product and of an addition."""
+    now = clock(device)
+    a = torch.full((_TRIAL, _TRIAL), 0.5, device=device)
+    b = torch.full((2**22,), 0.5, device=device)
+    product = _repeat(lambda: a @ a, now)
+    addition = _repeat(lambda: b + b, now)
+    return 2 * _TRIAL**3 / product, 2 * b.nbytes / addition
+
+
+def _seconds(operation: Operation, device: torch.device) -> float | None:
+    """Seconds of one call; None if it cannot be done on made-up values."""
+    args = mapped(operation.args, _made_up)
+    kwargs = mapped(operation.kwargs, _made_up)
+
+    def call() -> Any:
+        return operation.operator(*args, **kwargs)
+
+    try:
+        with torch.no_grad():
+            return _repeat(call, clock(device))
+    except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError):
+        return None  # an index or a size that depends on values
+
+
+def _repeat(call: Callable[[], Any], now: Callable[[], float]) -> float:
+    """Seconds of a call, the first one left out: it finds the kernel and the memory."""
+    call()
+    begin = now()
+    call()
+    once = now() - begin
+    repeats = min(_MOST_REPEATS, int(_AT_LEAST / max(once, 1e-6)))
+    if repeats < 1:
+        return once
+    begin = now()
+    for _ in range(repeats):
+        call()
+    return (now() - begin) / repeats
+
+
+def _made_up(leaf: Any) -> Any:
+    """A tensor for a spec: 0.5, False or index 0 everywhere; anything else as it is."""
+    if not isinstance(leaf, TensorSpec):
+        return leaf
+    size = 1 + sum((side - 1) * step for side, step in zip(leaf.shape, leaf.stride, strict=True))
+    value = 0.5 if leaf.dtype.is_floating_point else 0
+    memory: Tensor = torch.full((max(size, 1),), value, dtype=leaf.dtype, device=leaf.device)
+    return memory.as_strided(leaf.shape, leaf.stride)
