@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     check.add_argument("--check", action="store_true", help="look for everything wrong and run nothing")
     check.add_argument("--full", action="store_true", help="with --check: decode every picture, once")
     check.add_argument("--estimate", action="store_true", help="with --check: predict memory and time")
+    check.add_argument(
+        "--probe", action="store_true", help="with --check: the same, corrected by a few real steps"
+    )
     check.add_argument("--json", action="store_true", help="with --check, --status, --list: for programs")
     check.add_argument("--schema", action="store_true", help="print the JSON Schema of job files")
     begin = parser.add_argument_group("starting from pictures")
@@ -85,8 +89,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(
             "give at least one job file, for example: python run.py config/examples/train_lora_sd15.yml"
         )
-    if arguments.estimate and not arguments.check:
-        parser.error("--estimate goes with --check, which runs nothing")
+    if (arguments.estimate or arguments.probe) and not arguments.check:
+        parser.error("--estimate and --probe go with --check, which runs nothing")
     if arguments.new and not arguments.model:
         parser.error("--new needs --model, for example: python run.py --new my_pictures --model sd15")
     return arguments
@@ -120,22 +124,23 @@ def check(arguments: argparse.Namespace) -> int:
 
     quiet = arguments.json or not sys.stderr.isatty()
     progress = None if quiet else progress_bar
+    full = arguments.full or arguments.probe  # the steps of a probe read pictures
     closer = None
-    if arguments.estimate:
+    if arguments.estimate or arguments.probe:
         from jobs.look_closer import look_closer
 
-        closer = look_closer
+        closer = partial(look_closer, probing=arguments.probe)
     reports = check_files(
         arguments.config_file_list,
         arguments.name,
-        full=arguments.full,
+        full=full,
         rescan=arguments.rescan,
         progress=progress,
         look_closer=closer,
     )
     problems = [problem for report in reports for problem in report.all_problems]
     if arguments.json:
-        print_json(as_json(reports, full=arguments.full))
+        print_json(as_json(reports, full=full))
     else:
         print_lines(line for report in reports for line in report.lines())
         if problems:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from jobs import build, estimate_rest
 from jobs.losses import extra_prompts, make_losses
+from jobs.probe import probe
 from jobs.remedies import memory_remedies
 from jobs.trained_model import TrainedModel, load_trained_model
 from toolkit.accelerator import pick_device
@@ -22,7 +23,7 @@ from toolkit.data.order import EpochOrder
 from toolkit.data.prompt_cache import PromptCache
 from toolkit.diffusion.diffusion_loss import ItemLosses
 from toolkit.errors import ConfigError
-from toolkit.estimate.calibration import BUDGET, calibrate
+from toolkit.estimate.calibration import BUDGET, Speed, calibrate
 from toolkit.estimate.optimizer_state import OptimizerChoice, OptimizerCost, optimizer_cost
 from toolkit.estimate.tracing import Operation, Trace
 from toolkit.models.shared.weightless import begins_at_zero, without_weights
@@ -74,12 +75,13 @@ class Shapes:
         return [each for trace in traces for each in trace.operations.values()]
 
 
-def estimate(section: TrainProcess, items: Sequence[MediaItem], *, budget: float = BUDGET) -> Estimate:
-    """Memory and time of a training on these items. Raises UserError; reads no weights.
+def estimate(
+    section: TrainProcess, items: Sequence[MediaItem], *, budget: float = BUDGET, probing: bool = False
+) -> Estimate:
+    """Memory and time of a training on these items. Raises UserError; reads no weights unless probing.
 
     budget: seconds spent on timing operations of this machine, about.
     """
-    start_seconds = time.process_time()
     notes: list[str] = []
     device = _device(section, notes)
     accelerator = build.accelerator(section.model_copy(update={"device": str(device)}))
@@ -87,38 +89,71 @@ def estimate(section: TrainProcess, items: Sequence[MediaItem], *, budget: float
     sizes = sizes_of_epoch(order, items)
     with without_weights() as mode:
         trained = load_trained_model(section, accelerator)
+        start = TimePart("start and imports, as of this check", 1, time.process_time())
         shapes = Shapes(section, trained)
         for size in _chosen(sizes):
             shapes.steps[size] = _traced(section, trained, accelerator, _sample(items, size), mode)
         shapes.others = estimate_rest.works(section, trained, items, accelerator, mode)
     cost = optimizer_of(section, trained, device)
     speed = calibrate(shapes.operations(), device, budget)
+    schedule = _Schedule(section, items, shapes, sizes, build.accumulation(section, order), cost)
     largest = max(sizes)
-    micro_batches = section.train.steps * build.accumulation(section, order)
-    step_seconds = _mean(
-        sizes, {size: speed.of(s.trace.operations.values()) for size, s in shapes.steps.items()}
-    )
-    flops = _mean(sizes, {size: float(s.trace.flops) for size, s in shapes.steps.items()})
-    accumulation = build.accumulation(section, order)
-    seconds_per_step = accumulation * step_seconds + cost.seconds
-    training = TimePart("training steps", section.train.steps, section.train.steps * seconds_per_step,
-                        round(micro_batches * flops))  # fmt: skip
-    rest, told = estimate_rest.time_parts(shapes.others, speed, section, trained, items)
     found = Estimate(
         device=str(device),
         largest=str(largest),
         memory=memory_of(section, trained, shapes.steps[largest], cost),
-        flops_per_step=round(accumulation * flops),
-        seconds_per_step=seconds_per_step,
+        flops_per_step=schedule.flops_per_step,
+        seconds_per_step=schedule.seconds_per_step(speed),
         flops_per_second=speed.flops_per_second,
         measured=speed.measured,
-        time=[TimePart("start and imports, as of this check", 1, start_seconds), *rest, training],
+        time=[start, *schedule.time_parts(speed)],
         available_bytes=estimate_rest.available_bytes(device),
-        notes=[*notes, *told],
+        notes=[*notes, *estimate_rest.notes(section, shapes.others)],
     )
     if not found.fits:
         found.remedies = memory_remedies(section)
+    if probing and found.fits:
+        predicted = speed.of(shapes.steps[largest].trace.operations.values())
+        found.probe = probe(section, _sample(items, largest))
+        found.unprobed_seconds = found.total_seconds
+        real = speed.slowed(max(0.0, found.probe.seconds_per_step - cost.seconds) / predicted)
+        loading = TimePart("loading the model", 1, found.probe.loading_seconds)
+        parts = [start, *schedule.time_parts(real)]
+        found.time = [loading if part.what == loading.what else part for part in parts]
+    elif probing:
+        found.notes.append("not probed: it would not fit the memory there is")
     return found
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """How often a run does what was traced."""
+
+    section: TrainProcess
+    items: Sequence[MediaItem]
+    shapes: Shapes
+    sizes: Counter[Size]
+    accumulation: int
+    cost: OptimizerCost
+
+    @property
+    def flops_per_step(self) -> int:
+        known = {size: float(step.trace.flops) for size, step in self.shapes.steps.items()}
+        return round(self.accumulation * _mean(self.sizes, known))
+
+    def seconds_per_step(self, speed: Speed) -> float:
+        traces = {size: step.trace for size, step in self.shapes.steps.items()}
+        known = {size: speed.of(trace.operations.values()) for size, trace in traces.items()}
+        return self.accumulation * _mean(self.sizes, known) + self.cost.seconds
+
+    def time_parts(self, speed: Speed) -> list[TimePart]:
+        """The time of loading and everything after it."""
+        rest = estimate_rest.time_parts(
+            self.shapes.others, speed, self.section, self.shapes.trained, self.items
+        )
+        steps = self.section.train.steps
+        seconds = steps * self.seconds_per_step(speed)
+        return [*rest, TimePart("training steps", steps, seconds, steps * self.flops_per_step)]
 
 
 def _device(section: TrainProcess, notes: list[str]) -> torch.device:

@@ -151,20 +151,25 @@ def time_parts(
     section: TrainProcess,
     trained: TrainedModel,
     items: Sequence[MediaItem],
-) -> tuple[list[TimePart], list[str]]:
-    """The time of everything beside the steps, and what is worth knowing about it."""
+) -> list[TimePart]:
+    """The time of everything beside the steps."""
     parts = [_loading(trained), *_reading(section, items)]
     for what in dict.fromkeys(work.what for work in found):
         own = [work for work in found if work.what == what]
         seconds = sum(work.times * speed.of(work.trace.operations.values()) for work in own)
         flops = sum(work.times * work.trace.flops for work in own)
         parts.append(TimePart(what, sum(work.times for work in own), seconds, flops))
-    notes = []
+    return [*parts, _saving(section, trained)]
+
+
+def notes(section: TrainProcess, found: Sequence[Work]) -> list[str]:
+    """What is worth knowing about these times."""
+    told = []
     if any(work.what in ("caching latents", "encoding captions") for work in found):
-        notes.append("what is in the caches already is not made again: then it takes less time")
+        told.append("what is in the caches already is not made again: then it takes less time")
     if section.held_out is not None:
-        notes.append("validation's pictures are taken to be of the largest bucket, and to be trained on too")
-    return [*parts, _saving(section, trained)], notes
+        told.append("validation's pictures are taken to be of the largest bucket, and to be trained on too")
+    return told
 
 
 def _loading(trained: TrainedModel) -> TimePart:

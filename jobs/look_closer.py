@@ -35,7 +35,7 @@ def _estimate(section: TrainProcess, report: ProcessReport, probing: bool) -> No
 
     try:
         with redirect_stdout(io.StringIO()):  # what libraries print would spoil --json
-            report.estimate = estimate(section, report.items)
+            report.estimate = estimate(section, report.items, probing=probing)
     except UserError as error:
         report.notes += [f"no estimate: {problem}" for problem in error.problems]
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:

@@ -22,7 +22,8 @@ from toolkit.preflight.estimate import TITLES, Estimate
 
 KEYS = {
     "device", "largest", "memory", "flops_per_step", "seconds_per_step", "flops_per_second", "measured",
-    "time", "available_bytes", "remedies", "notes", "probe", "peak_bytes", "total_seconds", "fits",
+    "time", "available_bytes", "remedies", "notes", "probe", "unprobed_seconds", "peak_bytes",
+    "total_seconds", "fits",
 }  # fmt: skip
 
 
@@ -136,9 +137,36 @@ def test_the_command_reads_no_weights_and_prints_both_forms(folder: Path) -> Non
     assert not (folder / "out" / "emptied").exists()
 
 
+def test_real_steps_agree_with_the_shapes_and_leave_nothing(folder: Path) -> None:
+    training = {"ema_config": {"use_ema": True}, "gradient_checkpointing": True, "gradient_accumulation": 2}
+    config = training_config(folder, folder / "sd15", "probed", train=training)
+    before = sorted(folder.rglob("*"))
+    [process] = load_job(config).config.process
+    scan = scan_datasets(process, size_multiple=build.size_multiple(process.model))
+    found = estimate(process, scan.items, budget=0.5, probing=True)
+    probed = found.probe
+    assert probed is not None and found.unprobed_seconds is not None
+    assert sorted(folder.rglob("*")) == before
+    for part in ("weights", "trained_weights", "gradients", "optimizer_state", "ema"):
+        assert probed.memory[part] == found.memory[part], part
+    assert probed.memory["saved_activations"] == pytest.approx(found.memory["saved_activations"], rel=0.1)
+    assert probed.seconds_per_step > 0 and probed.peak_device_bytes is None
+    [loading] = [part.seconds for part in found.time if part.what == "loading the model"]
+    assert loading == probed.loading_seconds
+    assert any("probed" in line for line in found.lines())
+
+
+def test_what_does_not_fit_is_not_probed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.estimate_rest.available_bytes", lambda device: 10**6)
+    [section] = load_job(training_config(folder, folder / "sd15", "large")).config.process
+    scan = scan_datasets(section, size_multiple=build.size_multiple(section.model))
+    found = estimate(section, scan.items, budget=0, probing=True)
+    assert found.probe is None and any("not probed" in note for note in found.notes)
+
+
 def test_it_goes_with_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import run
 
     with pytest.raises(SystemExit):
-        run.parse_arguments(["--estimate", "x.yml"])
+        run.parse_arguments(["--probe", "x.yml"])
     assert "--check" in capsys.readouterr().err

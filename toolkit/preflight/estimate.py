@@ -42,7 +42,7 @@ class ProbeReport:
     steps: int
     seconds_per_step: float
     wall_seconds_per_step: float
-    start_seconds: float
+    loading_seconds: float
     memory: dict[str, int]
     peak_device_bytes: int | None = None
 
@@ -52,7 +52,8 @@ class Estimate:
     """Memory in bytes by part (see TITLES), and time. seconds are of the process's CPU time on a CPU.
 
     largest: the batch that the memory is of. measured: the share of the seconds of a step whose operations
-    were timed here. available_bytes: memory of the card, or of the host.
+    were timed here. available_bytes: memory of the card, or of the host. unprobed_seconds: what total_seconds
+    was before real steps were measured, None without a probe.
     """
 
     device: str
@@ -67,6 +68,7 @@ class Estimate:
     remedies: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     probe: ProbeReport | None = None
+    unprobed_seconds: float | None = None
 
     @property
     def peak_bytes(self) -> int:
@@ -130,7 +132,10 @@ class Estimate:
             how = f"operations that make {100 * self.measured:.0f} % of it were timed here, the rest inferred"
             yield f"{step} ({how}); --probe measures real steps"
         else:
-            yield f"{step} predicted, {duration(self.probe.seconds_per_step)} probed (used above)"
+            real = f"{duration(self.probe.seconds_per_step)} a micro-batch with its update was probed"
+            yield f"{step} was predicted; {real}, by which the times above were corrected"
+            if self.unprobed_seconds is not None:
+                yield f"in all {duration(self.unprobed_seconds)} without the probe"
 
 
 def duration(seconds: float) -> str:
