@@ -59,6 +59,10 @@ class TracedStep:
     saved: int
     peak: int
 
+    def seconds(self, speed: Speed) -> float:
+        """Seconds that it takes; the memory that it fills is given back after each."""
+        return speed.of(self.trace.operations.values()) + self.peak * speed.per_fresh_byte
+
 
 @dataclass
 class Shapes:
@@ -89,6 +93,7 @@ def estimate(
     sizes = sizes_of_epoch(order, items)
     with without_weights() as mode:
         trained = load_trained_model(section, accelerator)
+        program = estimate_rest.program_bytes()
         start = TimePart("start and imports, as of this check", 1, time.process_time())
         shapes = Shapes(section, trained)
         for size in _chosen(sizes):
@@ -101,7 +106,7 @@ def estimate(
     found = Estimate(
         device=str(device),
         largest=str(largest),
-        memory=memory_of(section, trained, shapes.steps[largest], cost),
+        memory=memory_of(section, trained, shapes.steps[largest], cost) | {"program": program},
         flops_per_step=schedule.flops_per_step,
         seconds_per_step=schedule.seconds_per_step(speed),
         flops_per_second=speed.flops_per_second,
@@ -113,7 +118,7 @@ def estimate(
     if not found.fits:
         found.remedies = memory_remedies(section)
     if probing and found.fits:
-        predicted = speed.of(shapes.steps[largest].trace.operations.values())
+        predicted = shapes.steps[largest].seconds(speed)
         found.probe = probe(section, _sample(items, largest))
         found.unprobed_seconds = found.total_seconds
         real = speed.slowed(max(0.0, found.probe.seconds_per_step - cost.seconds) / predicted)
@@ -142,14 +147,13 @@ class _Schedule:
         return round(self.accumulation * _mean(self.sizes, known))
 
     def seconds_per_step(self, speed: Speed) -> float:
-        traces = {size: step.trace for size, step in self.shapes.steps.items()}
-        known = {size: speed.of(trace.operations.values()) for size, trace in traces.items()}
+        known = {size: step.seconds(speed) for size, step in self.shapes.steps.items()}
         return self.accumulation * _mean(self.sizes, known) + self.cost.seconds
 
     def time_parts(self, speed: Speed) -> list[TimePart]:
         """The time of loading and everything after it."""
         rest = estimate_rest.time_parts(
-            self.shapes.others, speed, self.section, self.shapes.trained, self.items
+            self.shapes.others, speed, self.section, self.shapes.trained, self.items, self.cost.num_bytes
         )
         steps = self.section.train.steps
         seconds = steps * self.seconds_per_step(speed)
@@ -322,5 +326,4 @@ def memory_of(
     # The largest moment is in the backward pass (or in a forward pass without one): gradients are in it.
     return found | {
         "working": max(0, step.peak - step.saved - gradients),
-        "program": estimate_rest.program_bytes(),
     }

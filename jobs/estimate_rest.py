@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from toolkit.config_modules.sample import SampleRequest
 
-_HASHED = 16 * 2**20  # bytes by which copying and hashing are timed
+_HASHED = 64 * 2**20  # bytes by which copying, hashing and writing are timed
 _PICTURES = 3  # that are decoded to time it
 
 
@@ -151,15 +153,16 @@ def time_parts(
     section: TrainProcess,
     trained: TrainedModel,
     items: Sequence[MediaItem],
+    state_bytes: int,
 ) -> list[TimePart]:
-    """The time of everything beside the steps."""
+    """The time of everything beside the steps. state_bytes: of the optimizer."""
     parts = [_loading(trained), *_reading(section, items)]
     for what in dict.fromkeys(work.what for work in found):
         own = [work for work in found if work.what == what]
         seconds = sum(work.times * speed.of(work.trace.operations.values()) for work in own)
         flops = sum(work.times * work.trace.flops for work in own)
         parts.append(TimePart(what, sum(work.times for work in own), seconds, flops))
-    return [*parts, _saving(section, trained)]
+    return [*parts, _saving(section, trained, state_bytes)]
 
 
 def notes(section: TrainProcess, found: Sequence[Work]) -> list[str]:
@@ -193,17 +196,27 @@ def _reading(section: TrainProcess, items: Sequence[MediaItem]) -> list[TimePart
     return [TimePart("decoding pictures", times, times * each)]
 
 
-def _saving(section: TrainProcess, trained: TrainedModel) -> TimePart:
-    """Models and states written: copied, hashed and handed to the system."""
-    weights = sum(value.numel() for value in trained.parameters.values())
+def _saving(section: TrainProcess, trained: TrainedModel, state_bytes: int) -> TimePart:
+    """Models and states written: copied, hashed and handed to the system. state_bytes: of the optimizer."""
+    weights = sum(4 * value.numel() for value in trained.parameters.values())
     every = section.save.save_every
     times = 1 + ((section.train.steps - 1) // every if every else 0)
     whole = trained.network is None and trained.embedding is None
-    model_bytes = 4 * weights if not whole else _bytes_of(trained.model.modules.values())
-    states = 3 + section.train.ema_config.use_ema  # weights, and two moments at most
-    copy, digest = _bytes_per_second()
-    num_bytes = times * (model_bytes + 4 * states * weights)
-    return TimePart(f"saving {size(num_bytes)}", times, num_bytes * (2 / copy + 1 / digest))
+    model_bytes = _bytes_of(trained.model.modules.values()) if whole else weights
+    checkpoint = weights * (1 + section.train.ema_config.use_ema) + state_bytes
+    num_bytes = times * (model_bytes + checkpoint)
+    return TimePart(f"saving {size(num_bytes)}", times, num_bytes * _seconds_per_saved_byte())
+
+
+def _seconds_per_saved_byte() -> float:
+    """What copying to new memory, hashing and writing a byte takes here."""
+    data = torch.ones(_HASHED // 4)
+    begin = time.process_time()
+    copied = data.clone().numpy()
+    hashlib.sha256(copied.data)
+    with tempfile.TemporaryFile() as file:
+        file.write(copied.data)
+    return (time.process_time() - begin) / _HASHED
 
 
 def _bytes_of(modules: Any) -> int:

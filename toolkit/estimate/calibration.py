@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from toolkit.estimate.tracing import Operation, TensorSpec, mapped
+from toolkit.estimate.tracing import Operation, TensorSpec, Trace, mapped
 
 BUDGET = 20.0  # seconds of timing, about
 _TRIAL = 512  # side of the matrices by which costs are guessed before anything was timed
 _AT_LEAST = 0.002  # seconds that a fast operation is repeated for
 _MOST_REPEATS = 100
+_LAYERS = 12  # of each kind, in which small operations are timed together
+_FRESH_BYTES = 2**27
 _MAX_BYTES = 2 * 10**9  # of an operation's tensors; larger ones are not tried
 
 
@@ -28,12 +30,14 @@ _MAX_BYTES = 2 * 10**9  # of an operation's tensors; larger ones are not tried
 class Speed:
     """Seconds that operations take here. measured: the share of the seconds that was timed, not inferred.
 
-    flops_per_second: of matrix products and convolutions.
+    flops_per_second: of matrix products and convolutions. per_fresh_byte: seconds that the system takes to
+    hand out memory, which a step asks for anew and an operation done again and again does not.
     """
 
     seconds: dict[int, float]
     measured: float
     flops_per_second: float
+    per_fresh_byte: float = 0.0
 
     def of(self, operations: Iterable[Operation]) -> float:
         """Seconds of these, each as often as it counts."""
@@ -41,7 +45,11 @@ class Speed:
 
     def slowed(self, factor: float) -> Speed:
         """The same with every operation taking so many times as long."""
-        return replace(self, seconds={key: factor * value for key, value in self.seconds.items()})
+        return replace(
+            self,
+            seconds={key: factor * value for key, value in self.seconds.items()},
+            per_fresh_byte=factor * self.per_fresh_byte,
+        )
 
 
 def calibrate(operations: Iterable[Operation], device: torch.device, budget: float = BUDGET) -> Speed:
@@ -66,12 +74,14 @@ def calibrate(operations: Iterable[Operation], device: torch.device, budget: flo
     factor = sum(timed[id(e)] for e in known) / max(sum(guess(e) for e in known), 1e-12) if known else 1.0
     seconds = {id(each): timed.get(id(each), factor * guess(each)) for each in every}
     total = sum(seconds[id(each)] * each.count for each in every)
+    around = _around_a_call(device)
     heavy = [each for each in known if each.flops]
     busy = sum(timed[id(each)] * each.count for each in heavy)
     return Speed(
-        seconds,
+        {key: around + value for key, value in seconds.items()},
         measured=sum(timed[id(each)] * each.count for each in known) / total if total else 1.0,
         flops_per_second=sum(each.flops * each.count for each in heavy) / busy if busy else rate,
+        per_fresh_byte=_fresh_memory(device) if device.type == "cpu" else 0.0,
     )
 
 
@@ -95,6 +105,38 @@ def _trial_rates(device: torch.device) -> tuple[float, float]:
     product = _repeat(lambda: a @ a, now)
     addition = _repeat(lambda: b + b, now)
     return 2 * _TRIAL**3 / product, 2 * b.nbytes / addition
+
+
+def _around_a_call(device: torch.device) -> float:
+    """Seconds that Python's layers and autograd add to an operation: small ones in a network, less those."""
+    layers = [layer for _ in range(_LAYERS) for layer in (nn.Linear(8, 8), nn.SiLU(), nn.LayerNorm(8))]
+    network, x = nn.Sequential(*layers).to(device), torch.ones(2, 8, device=device)
+
+    def step() -> None:
+        network.zero_grad(set_to_none=True)
+        network(x).sum().backward()
+
+    together = _repeat(step, clock(device))
+    network.zero_grad(set_to_none=True)
+    with Trace() as trace:
+        network(x).sum().backward()
+    operations = trace.operations.values()
+    alone = sum(each.count * (_seconds(each, device) or 0.0) for each in operations)
+    num_calls = sum(each.count for each in operations)
+    added: float = max(0.0, together - alone) / num_calls
+    return added
+
+
+def _fresh_memory(device: torch.device) -> float:
+    """Seconds a byte that writing to memory takes the first time more than the second, and giving it back."""
+    now = clock(device)
+    begin = now()
+    memory = torch.empty(_FRESH_BYTES // 4, device=device).fill_(0.5)
+    middle = now()
+    memory.fill_(0.25)
+    end = now()
+    del memory
+    return max(0.0, (middle - begin) - (end - middle) + (now() - end)) / _FRESH_BYTES
 
 
 def _seconds(operation: Operation, device: torch.device) -> float | None:
