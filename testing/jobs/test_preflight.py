@@ -249,6 +249,7 @@ def test_the_json_is_stable(write, tmp_path):
     (process,) = good["processes"]
     assert set(process) == {
         "type", "folder", "steps", "batches_per_epoch", "datasets", "buckets", "captions", "models", "disk",
+        "estimate",
     }  # fmt: skip
     assert process["datasets"][0]["folder"] == str(tmp_path / "data")
     assert process["datasets"][0]["buckets"][0] == {
