@@ -109,10 +109,13 @@ def load_captioner(
     place = name if local is None else str(local)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        config = AutoConfig.from_pretrained(place)
+        # False rather than nothing: else it asks at the keyboard whether to run a model's own code.
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         _require_kind(name, config)
         processor = _load_processor(place, config)
-        model: Any = AutoModelForImageTextToText.from_pretrained(place, config=config, dtype=dtype)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            place, config=config, dtype=dtype, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError) as error:
         raise _refused(name, " ".join(str(error).split()), remedy=None if local else _WHERE) from error
     tokenizer = processor.tokenizer
