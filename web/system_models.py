@@ -2,46 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
-
-
-class GpuOut(BaseModel):
-    """A GPU; null where it does not tell. Memory in bytes, temperature in °C, power in W, clock in MHz."""
-
-    index: int
-    name: str
-    driver: str
-    temperature: float | None
-    load: float | None
-    memory_used: float | None
-    memory_total: float | None
-    power: float | None
-    power_limit: float | None
-    fan: float | None
-    clock: float | None
-
-
-class DiskOut(BaseModel):
-    """The file system of a folder; sizes in bytes."""
-
-    label: str
-    path: str
-    used: int
-    total: int
-    free: int
-
-
-class SystemOut(BaseModel):
-    """The machine at a moment; sizes in bytes. gpus: null without nvidia-smi, gpu_note says why."""
-
-    gpus: list[GpuOut] | None
-    gpu_note: str
-    cores: int
-    load: float = Field(description="Percent of all processors.")
-    memory_used: int
-    memory_total: int
-    swap_used: int
-    disks: list[DiskOut]
+from pydantic import BaseModel
 
 
 class Utilization(BaseModel):

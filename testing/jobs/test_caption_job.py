@@ -115,7 +115,8 @@ config:
         (", batch_size: 0", "batch_size: must be at least 1"),
     ],
 )
-def test_mistakes_are_told_with_their_line(tmp_path, photos, more, named):
+def test_mistakes_are_told_with_their_line(tmp_path, monkeypatch, photos, more, named):
+    monkeypatch.chdir(tmp_path)
     (problem,) = problems_of(CAPTION.replace("DATA", f"{photos}{more}"))
     assert named in str(problem) and problem.line == 7
 

@@ -13,14 +13,14 @@ from toolkit.models.catalogue import ARCHITECTURES
 from toolkit.paths import EMBEDDED_MODELS, models_root
 from web.models import errors
 from web.services import Served
-from web.system import Gpu
-from web.system_models import CpuOut, GpuList, ModelList, SystemOut
+from web.system import Gpu, Machine
+from web.system_models import CpuOut, GpuList, ModelList
 
 router = APIRouter(prefix="/api", tags=["system"], responses=errors())
 _MIB = 1024 * 1024
 
 
-@router.get("/system", response_model=SystemOut)
+@router.get("/system", response_model=Machine)
 def read_system(services: Served) -> Response:
     """GPUs, processors, memory and disks of the server's machine."""
     return JSONResponse(asdict(services.monitor.look()))
