@@ -87,12 +87,30 @@ def prepare_data(
 
     captions: whether the loss reads them; without, none is encoded.
     """
-    model, seed = trained.model, build.seed(section)
     latents = _cached_latents(section, items, trained, session)
     prompts = _encoded_captions(section, items, trained, session) if captions else None
-    maker = BatchMaker(
+    maker = batch_maker(section, items, trained.model, latents, prompts)
+    order = EpochOrder(items, section.train.batch_size, build.seed(section))
+    if order.num_short:
+        session.notes([
+            f"{order.num_short} of {order.num_batches} batches of an epoch are smaller than batch_size "
+            f"{section.train.batch_size}: the last ones of their buckets; no picture is left out or repeated"
+        ])  # fmt: skip
+    stream = streaming(maker, order, build.num_workers(section), pin=trained.device.type == "cuda")
+    return TrainingData(order, stream, prompts, items)
+
+
+def batch_maker(
+    section: DiffusionProcess,
+    items: Sequence[MediaItem],
+    model: Architecture,
+    latents: LatentCache | None,
+    prompts: PromptCache | None,
+) -> BatchMaker:
+    """What makes batches of these items as the section asks. latents, prompts: what is cached of them."""
+    return BatchMaker(
         items,
-        seed=seed,
+        seed=build.seed(section),
         latent_shape=lambda bucket: model.latent_spec.shape(bucket.height, bucket.width),
         sample_t=t_sampler(section.train, model),
         latent_cache=latents,
@@ -103,14 +121,6 @@ def prepare_data(
         reg_weight=section.train.reg_weight,
         noise_candidates=section.train.optimal_noise_pairing_samples,
     )
-    order = EpochOrder(items, section.train.batch_size, seed)
-    if order.num_short:
-        session.notes([
-            f"{order.num_short} of {order.num_batches} batches of an epoch are smaller than batch_size "
-            f"{section.train.batch_size}: the last ones of their buckets; no picture is left out or repeated"
-        ])  # fmt: skip
-    stream = streaming(maker, order, build.num_workers(section), pin=trained.device.type == "cuda")
-    return TrainingData(order, stream, prompts, items)
 
 
 def _encoded_captions(

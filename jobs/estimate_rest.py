@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
 from jobs import build
@@ -236,22 +235,12 @@ def _bytes_per_second() -> tuple[float, float]:
 
 
 def program_bytes() -> int:
-    """What this process has resident: python, torch and the libraries; 0 where the system does not say."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    for line in text.splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """What this process has resident: python, torch and the libraries."""
+    return int(psutil.Process().memory_info().rss)
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Memory of the card, or what the host has; None where that is not told."""
+def available_bytes(device: torch.device) -> int:
+    """Memory of the card, or what the host has."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
+    return int(psutil.virtual_memory().total)

@@ -10,7 +10,6 @@ from pathlib import Path
 from jobs import build, preflight_disk
 from jobs.preflight_captions import check_captioning
 from jobs.preflight_models import check_models
-from jobs.preflight_validation import check_validation
 from toolkit.config_modules.job import AnyProcess, ModelProcess
 from toolkit.config_modules.loading import LoadedJob, run_folder
 from toolkit.config_modules.model import ModelConfig
@@ -73,7 +72,9 @@ def check_process(
         report.folder = str(folder)
         found += _unwritable(build.training_root(process), "training_folder", "run.folder")
         items = _check_data(process, report, found, full=full, rescan=job.rescan, progress=progress)
-        if isinstance(process, TrainProcess):
+        if isinstance(process, TrainProcess) and process.held_out is not None:
+            from jobs.preflight_validation import check_validation  # here because it imports numpy
+
             shown = None if progress is None or not full else progress("pictures compared")
             found += check_validation(process, items, report, full=full, progress=shown)
         if folder is not None:

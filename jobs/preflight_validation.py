@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toolkit.config_modules.process import TrainProcess
-from toolkit.config_modules.validation import ValidationConfig
 from toolkit.data.items import MediaItem
 from toolkit.errors import DatasetError, Problem
+from toolkit.evaluation import split
 from toolkit.preflight.report import ProcessReport
-
-if TYPE_CHECKING:
-    from toolkit.evaluation.split import Picture
 
 
 def check_validation(
@@ -32,32 +28,23 @@ def check_validation(
     wanted = process.held_out
     if wanted is None or wanted.fraction is None or not items:
         return []
-    from toolkit.evaluation import split  # here because it imports numpy
-
     try:
         pictures = split.pictures_of(items, progress) if full else _uncompared(items)
         withheld = split.hold_out(pictures.values(), wanted.fraction, wanted.seed)
     except DatasetError as error:
         return list(error.problems)
-    chosen = _measured(items, withheld, wanted)
+    candidates = split.one_each(item for item in items if item.path in withheld)
+    chosen = candidates[: wanted.num_images]
     note = split.few_note(len({pictures[item.path].group for item in chosen}))
     report.notes += [note] if note else []
     return []
 
 
-def _measured(items: Sequence[MediaItem], withheld: set[Path], wanted: ValidationConfig) -> list[MediaItem]:
-    from toolkit.evaluation import split
-
-    candidates = split.one_each(item for item in items if item.path in withheld)
-    return candidates[: wanted.num_images]
-
-
-def _uncompared(items: Sequence[MediaItem]) -> dict[Path, Picture]:
+def _uncompared(items: Sequence[MediaItem]) -> dict[Path, split.Picture]:
     """Every picture once, as if none looked like another."""
-    from toolkit.evaluation.split import Picture
-
     regularising = {item.path for item in items if item.is_reg}
     paths = list(dict.fromkeys(item.path for item in items))
     return {
-        path: Picture(path, str(path), number, path not in regularising) for number, path in enumerate(paths)
+        path: split.Picture(path, str(path), number, path not in regularising)
+        for number, path in enumerate(paths)
     }

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from jobs import build
-from jobs.losses import extra_prompts, make_losses, noise_maker, t_sampler
+from jobs.diffusion_data import batch_maker
+from jobs.losses import extra_prompts, make_losses
 from jobs.trained_model import TrainedModel, load_trained_model
 from toolkit.config_modules.process import TrainProcess
-from toolkit.data.batches import BatchMaker
 from toolkit.data.caption_draws import final_caption
 from toolkit.data.items import Batch, MediaItem
 from toolkit.data.latent_cache import LatentCache
@@ -149,14 +149,6 @@ def _real_batch(
         model.num_windows = max([model.num_windows, *(model.windows_needed(text) for text in texts)])
         prompts = PromptCache(None, model.text_encoder_hash)
         prompts.fill(texts, model.encode_prompts)
-    maker = BatchMaker(
-        items,
-        seed=seed,
-        latent_shape=lambda bucket: model.latent_spec.shape(bucket.height, bucket.width),
-        sample_t=t_sampler(section.train, model),
-        latent_cache=latents,
-        prompt_cache=prompts,
-        make_noise=noise_maker(section.train),
-    )
+    maker = batch_maker(section, items, model, latents, prompts)
     batch = maker.make(range(len(items)), 0)
     return (batch.pinned() if trained.device.type == "cuda" else batch), prompts

@@ -26,10 +26,10 @@ from toolkit.evaluation.validation_record import (
     Reading,
     ValidationRecord,
     overfit_note,
-    percent,
 )
 from toolkit.paths import cache_root, resolve_path
 from toolkit.runs import atomic
+from toolkit.text import percent
 from toolkit.training.out_of_memory import telling
 
 if TYPE_CHECKING:

@@ -19,6 +19,11 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} bytes"
 
 
+def percent(share: float) -> str:
+    """0.031: `+3.1 %`."""
+    return f"{share:+.1%}".replace("%", " %")
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as aligned lines: the first column to the left, numbers to the right."""
     if not rows:

@@ -149,18 +149,12 @@ def _run(request: CaptionRequest) -> int:
     from tqdm import tqdm
 
     from toolkit.captioning.service import run_captioning
+    from toolkit.progress_bars import Bars
     from toolkit.runs.commands import StopRequest
     from toolkit.runs.watcher import Watcher
     from toolkit.text import count
 
-    bars: dict[str, tqdm] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        bar = bars.get(what) or bars.setdefault(what, tqdm(total=total, desc=what, unit="picture"))
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
+    progress = Bars("picture")
     with StopRequest().install() as stop:
         watcher = Watcher(say=tqdm.write, progress=progress, should_stop=lambda: bool(stop))
         summary = run_captioning(request, watcher)

@@ -88,13 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from toolkit.data.companions import CompanionSettings
     from toolkit.dataset_check.check import Rules, check_dataset
     from toolkit.dataset_check.html import write_html
     from toolkit.dataset_check.report import CheckReport
     from toolkit.paths import resolve_path
+    from toolkit.progress_bars import Bars
     from toolkit.runs import atomic
 
     rules = Rules(
@@ -109,17 +108,7 @@ def _run(options: argparse.Namespace) -> int:
             invert_mask=options.invert_mask,
         ),
     )
-    bars: dict[str, tqdm] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        bar = bars.get(what)
-        if bar is None:
-            bar = bars[what] = tqdm(total=total, desc=what, unit="picture", leave=False)
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-            del bars[what]
-
+    progress = Bars("picture", leave=False)
     report = CheckReport(
         datasets=[check_dataset(resolve_path(path), rules, progress) for path in options.paths]
     )

@@ -199,19 +199,10 @@ def _run(options: argparse.Namespace) -> int:
     request = request_of(options)
     from toolkit.evaluation.service import run_evaluation
     from toolkit.evaluation.summary import summary_lines
+    from toolkit.progress_bars import Bars
     from toolkit.runs.watcher import Watcher
 
-    bars: dict[str, tqdm] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        bar = bars.get(what)
-        if bar is None:
-            bar = bars[what] = tqdm(total=total, desc=what, unit="image")
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-            del bars[what]
-
+    progress = Bars("image")
     with StopRequest().install() as stop:
         report = run_evaluation(
             request,

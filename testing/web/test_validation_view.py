@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import update
 
 from testing.web.pages_support import HTML
-from toolkit.evaluation.validation_record import Reading, ValidationRecord, percent
+from toolkit.evaluation.validation_record import Reading, ValidationRecord
+from toolkit.text import percent
 from web.runs.validation import validation_view
 from web.schema import jobs
 

@@ -137,7 +137,7 @@ def _load_processor(place: str, config: Any) -> Any:
     kind: Any = PROCESSOR_MAPPING[type(config)]
     parts = [part for part in kind.get_attributes() if "video" not in part]
     pictures_only = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: parts)})
-    processor: Any = pictures_only.from_pretrained(place)  # type: ignore[attr-defined]
+    processor: Any = pictures_only.from_pretrained(place, trust_remote_code=False)  # type: ignore[attr-defined]
     return processor
 
 

@@ -6,7 +6,7 @@ Torch-free.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,12 +104,10 @@ def _plan_folder(
         room = max(0, request.max_samples - len(plan.todo))
         plan.num_beyond += len(wanted[room:])
         wanted = wanted[:room]
-    facts = _inspect(folder, wanted, findings, progress)
+    # Remembered apart: the memo of a training holds all pictures of the folder, and would lose the others.
+    memo = ImageMemo(folder, kind="captioned")
+    facts = inspect_all(folder, wanted, memo, findings, progress=progress)
     plan.todo += [Picture(folder / name, (folder / name).with_suffix(request.caption_ext)) for name in facts]
-
-
-def _inspect(folder: Path, names: Sequence[str], findings: Findings, progress: Progress | None) -> list[str]:
-    return list(inspect_all(folder, names, ImageMemo(folder), findings, progress=progress))
 
 
 def _has_caption(file: Path, findings: Findings) -> bool:

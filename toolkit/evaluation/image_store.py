@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import overload
 
@@ -35,17 +34,6 @@ class ImageStore(Sequence[ImageReport]):
             self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
 
-    def lines(self) -> Iterator[bytes]:
-        """The JSON of each report, in order."""
-        for start, stop in pairwise(self._ends):
-            self._file.seek(start)
-            yield self._file.read(stop - start)
-
-    def between(self, start: int, stop: int) -> Iterator[ImageReport]:
-        """The reports from start to stop - 1."""
-        for index in range(start, stop):
-            yield self[index]
-
     def __len__(self) -> int:
         return len(self._ends) - 1
 
@@ -63,4 +51,4 @@ class ImageStore(Sequence[ImageReport]):
         return ImageReport.model_validate_json(self._file.read(self._ends[place + 1] - self._ends[place]))
 
     def __iter__(self) -> Iterator[ImageReport]:
-        yield from self.between(0, len(self))
+        return map(self.__getitem__, range(len(self)))

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -209,23 +209,13 @@ class Report(_Part):
 
 def write_report(report: Report, path: Path) -> None:
     """Write a report, an image a line. Raises RunError if it cannot be written."""
-    images = report.images
     frame = report.model_copy(update={"images": []}).model_dump_json(indent=1)
     head, tail = frame.split('\n "images": []', 1)  # not inside a text: those hold no line breaks
-    lines = images.lines() if isinstance(images, HasLines) else (i.model_dump_json().encode() for i in images)
     with atomic.writing(path) as part, part.open("wb") as file:
         file.write(f'{head}\n "images": ['.encode())
-        for number, line in enumerate(lines):
-            file.write((b",\n  " if number else b"\n  ") + line)
+        for number, image in enumerate(report.images):
+            file.write((b",\n  " if number else b"\n  ") + image.model_dump_json().encode())
         file.write(f"\n ]{tail}\n".encode())
-
-
-@runtime_checkable
-class HasLines(Protocol):
-    """Images that are there as JSON already."""
-
-    def lines(self) -> Iterator[bytes]:
-        """The JSON of each."""
 
 
 def report_schema() -> dict[str, Any]:

@@ -180,12 +180,15 @@ class _Run:
         self.notes += records.notes
         self.finished.append(records)
         self.num_forwards += evaluator.num_forwards
-        before = len(self.images)
-        for image in self._reports(dataset, outcomes):
+        images = self._kept(self._reports(dataset, outcomes))
+        return dataset_report(dataset.path, len(dataset.items), images, seed=seed)
+
+    def _kept(self, images: Iterator[ImageReport]) -> Iterator[ImageReport]:
+        """The same, each kept for the report of all."""
+        for image in images:
             self.images.append(image)
             self.draws.append(image.num_draws)
-        added = self.images.between(before, len(self.images))
-        return dataset_report(dataset.path, len(dataset.items), added, seed=seed)
+            yield image
 
     def readable(self, caption: str) -> bool:
         """Whether the model can read a caption whole."""

@@ -21,6 +21,7 @@ import numpy
 from toolkit.evaluation.statistics import CONFIDENCE, Estimate, Floats, estimate, log_ratios
 from toolkit.runs import atomic
 from toolkit.runs.layout import SCHEMA_VERSION, check_schema
+from toolkit.text import percent
 
 FALSE_ALARMS = 0.05  # share of runs without overfitting that may be warned
 LEAST_HARM = 0.01  # a rise that is certain and smaller than this share is no reason to stop
@@ -310,11 +311,6 @@ def _as_json(found: Overfit) -> dict[str, Any]:
         "held_out": [held_out.mean, held_out.low, held_out.high],
         "probe": [probe.mean, probe.low, probe.high],
     }  # fmt: skip
-
-
-def percent(share: float) -> str:
-    """`+3.1 %`."""
-    return f"{share:+.1%}".replace("%", " %")
 
 
 def _share(log_ratio: float) -> float:

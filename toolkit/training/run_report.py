@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from toolkit.evaluation.validation_record import ValidationRecord, overfit_note, percent, read_validation
+from toolkit.evaluation.validation_record import ValidationRecord, overfit_note, read_validation
 from toolkit.runs import atomic
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.levels import NUM_LEVELS, mean_by_level
 from toolkit.runs.metrics import Row, read_metrics
+from toolkit.text import percent
 from toolkit.training.progress import duration
 from toolkit.training.report import smooth
 from toolkit.training.svg import Bars, Line, Plot, bars, plot

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.text import percent
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationView:
@@ -56,7 +58,7 @@ def _with_band(mean: float | None, low: float | None, high: float | None) -> str
 
 
 def _percent(share: float) -> str:
-    return f"{share:+.1%}".replace("%", "\N{NO-BREAK SPACE}%").replace("-", "\N{MINUS SIGN}")
+    return percent(share).replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
 
 
 def _warning(content: dict[str, Any]) -> str:

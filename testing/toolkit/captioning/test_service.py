@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from toolkit.captioning.captioner import Said
 from toolkit.captioning.record import undo
 from toolkit.captioning.request import CaptionRequest
 from toolkit.captioning.service import run_captioning, shrunk
+from toolkit.data.scan import scan_dataset
 from toolkit.errors import ConfigError, DatasetError, JobStopped, RunError
 from toolkit.runs.watcher import Watcher
 
@@ -214,3 +217,15 @@ def test_two_at_once_are_refused(photos):
 
     caption(asked, Nested())
     assert service.count(1, "picture") == "1 picture"
+
+
+def test_what_a_training_verified_is_still_known_afterwards(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = time.time() - 60
+    for path in photos.rglob("*.png"):
+        os.utime(path, (before, before))
+    scan_dataset(photos, resolutions=[32], size_multiple=8)
+    (memo,) = (tmp_path / "cache").rglob("images/*.json")
+    known = memo.read_bytes()
+    caption(request(photos), Namer())
+    assert memo.read_bytes() == known

@@ -29,7 +29,7 @@ def test_it_reads_as_the_list_does(store):
     images = [image(number, flagged=bool(number % 2)) for number in range(5)]
     assert list(store) == images and len(store) == 5
     assert store[-1] == images[-1] and store[1:4:2] == images[1:4:2]
-    assert list(store.between(2, 4)) == images[2:4]
+    assert store[2:4] == images[2:4]
     first, second = iter(store), iter(store)  # readers do not disturb each other
     assert [next(first), next(first), next(second)] == [images[0], images[1], images[0]]
     with pytest.raises(IndexError):
