@@ -28,8 +28,8 @@ def in_srgb(image: Image.Image) -> Image.Image:
 
 
 def usable_profile(image: Image.Image) -> bool:
-    """Whether a picture's profile says how its colours are meant; true without one."""
-    way = _way(image)
+    """Whether a picture's profile says how its colours are meant; true without one, and for CMYK."""
+    way = None if image.mode == "CMYK" else _way(image)
     return way is None or way.usable
 
 
@@ -44,12 +44,14 @@ class _Way:
 def _way(image: Image.Image) -> _Way | None:
     """None for pictures without a profile, and for those whose modes are converted elsewhere."""
     profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes) or not profile or image.mode.startswith(("I", "CMYK", "YCbCr")):
+    if not isinstance(profile, bytes) or not profile or image.mode.startswith(("I", "YCbCr")):
         return None
     return _way_of(profile, _colour_mode(image))
 
 
 def _colour_mode(image: Image.Image) -> str:
+    if image.mode == "CMYK":
+        return "CMYK"
     return "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
 
 
@@ -58,6 +60,8 @@ def _way_of(profile: bytes, mode: str) -> _Way:
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode == "CMYK":
+            return _Way(transform, usable=True)  # inks are never sRGB already
         probe = _probe(mode)
         seen = ImageCms.applyTransform(probe, transform)
     except (ImageCms.PyCMSError, OSError, ValueError):

@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import cast
 
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from toolkit.data.colour_profiles import in_srgb, usable_profile
 from toolkit.errors import DatasetError, Problem
@@ -154,22 +154,6 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (grey, alpha))
 
 
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    """Printing colours to sRGB, through the embedded profile where there is a usable one."""
-    profile = image.info.get("icc_profile")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            converted = ImageCms.profileToProfile(
-                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            converted = None
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
-
-
 def _in_8_bits(image: Image.Image) -> Image.Image:
     return _from_16_bit(image) if image.mode == "I" or image.mode.startswith("I;16") else image
 
@@ -187,7 +171,7 @@ def to_rgb(image: Image.Image, alpha_color: tuple[int, int, int] = WHITE) -> Ima
     """A decoded picture of any mode to 8-bit RGB; transparent parts take on `alpha_color`."""
     image = _in_8_bits(image)
     if image.mode == "CMYK":
-        return _from_cmyk(image)
+        return in_srgb(image).convert("RGB")
     rgba = _rgba(image)
     if rgba is None:
         return image.convert("RGB")
