@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -91,10 +92,10 @@ def estimate(
     accelerator = build.accelerator(section.model_copy(update={"device": str(device)}))
     order = EpochOrder(items, section.train.batch_size, build.seed(section))
     sizes = sizes_of_epoch(order, items)
-    with without_weights() as mode:
+    with without_weights(accelerator.device) as mode:
         trained = load_trained_model(section, accelerator)
         program = estimate_rest.program_bytes()
-        start = TimePart("start and imports, as of this check", 1, time.process_time())
+        start = TimePart("start and imports, as of this check", 1, _since_start(device))
         shapes = Shapes(section, trained)
         for size in _chosen(sizes):
             shapes.steps[size] = _traced(section, trained, accelerator, _sample(items, size), mode)
@@ -168,8 +169,13 @@ def _device(section: TrainProcess, notes: list[str]) -> torch.device:
         notes.append(f"estimated for the CPU: {error.problems[0].message}")
         return torch.device("cpu")
     if device.type != "cpu":
-        notes.append("the peak of a GPU has not been measured: it may be higher; --probe tells it")
+        notes.append("the peak of a GPU may be higher by workspaces and fragments; --probe tells it")
     return device
+
+
+def _since_start(device: torch.device) -> float:
+    """Seconds of this process so far, by the clock that the device's steps are told by."""
+    return time.process_time() if device.type == "cpu" else time.time() - psutil.Process().create_time()
 
 
 def sizes_of_epoch(order: EpochOrder, items: Sequence[MediaItem]) -> Counter[Size]:
@@ -245,14 +251,14 @@ def _parts(losses: Losses, batch: Batch, accelerator: Accelerator) -> Iterator[T
     if isinstance(made, ItemLosses):
         per_item = made.per_item
         del made
-        yield (per_item * batch.weights).sum() / len(batch)
+        yield (per_item * batch.weights.to(per_item.device)).sum() / len(batch)
         return
     while True:
         with accelerator.autocast():
             part = next(made, None)
         if part is None:
             return
-        yield (part.per_item * batch.weights).sum() / len(batch)
+        yield (part.per_item * batch.weights.to(part.per_item.device)).sum() / len(batch)
 
 
 def _batch(

@@ -16,6 +16,7 @@ from jobs import build
 from jobs.diffusion_data import batch_maker
 from jobs.losses import extra_prompts, make_losses
 from jobs.trained_model import TrainedModel, load_trained_model
+from toolkit.accelerator import peak_device_bytes
 from toolkit.config_modules.process import TrainProcess
 from toolkit.data.caption_draws import final_caption
 from toolkit.data.items import Batch, MediaItem
@@ -62,15 +63,16 @@ class SavedBytes:
 
 def probe(section: TrainProcess, largest: Sequence[MediaItem]) -> ProbeReport:
     """Train on a batch of the items `largest` for a few steps of one micro-batch. Raises UserError."""
-    begin = time.process_time()
     alone = section.model_copy(
         update={"train": section.train.model_copy(update={"gradient_accumulation": 1, "start_step": 0})}
     )
     accelerator = build.accelerator(alone)
+    now = clock(accelerator.device)
+    begin = now()
     remedies = ("see the estimate without --probe",)
     with telling("loading the model", remedies):
         trained = load_trained_model(alone, accelerator)
-    loading = time.process_time() - begin
+    loading = now() - begin
     with telling("the first steps", remedies):
         batch, prompts = _real_batch(alone, trained, largest)
         order = EpochOrder(largest, len(largest), build.seed(alone))
@@ -109,7 +111,7 @@ def _measured(trainer: Trainer, trained: TrainedModel, loading: float) -> ProbeR
             "ema": 0 if trainer.ema is None else sum(t.nbytes for t in trainer.ema.shadow.values()),
             "saved_activations": saved.most,
         },
-        peak_device_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        peak_device_bytes=peak_device_bytes(device),
     )
 
 

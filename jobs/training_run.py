@@ -15,6 +15,7 @@ import torch
 from jobs.session import Session
 from jobs.setbacks import Policies, Setbacks
 from jobs.validation import Validator
+from toolkit.accelerator import peak_device_bytes
 from toolkit.data.coverage import Coverage
 from toolkit.data.items import Batch
 from toolkit.errors import UserError
@@ -222,9 +223,11 @@ class TrainingRun:
         reports, self.pending = self.pending, []
         numbers = torch.stack([torch.stack([r.loss.float(), r.grad_norm.float()]) for r in reports]).tolist()
         per_epoch = self.identity.batches_per_epoch
+        peak = peak_device_bytes(next(iter(self.trainer.parameters.values())).device)
         for report, (loss, grad_norm) in zip(reports, numbers, strict=True):
             adapted = {} if report.adapted_lr is None else {"adapted_lr": float(report.adapted_lr)}
             levels = losses_by_level(reports) if report is reports[-1] else {}
+            memory = {"peak_device_bytes": peak} if report is reports[-1] and peak is not None else {}
             self.session.record(
                 report.step,
                 epoch=(report.position - 1) // per_epoch,
@@ -234,6 +237,7 @@ class TrainingRun:
                 seconds=round(report.seconds, 4),
                 **adapted,
                 **levels,
+                **memory,
             )
         loss = sum(row[0] for row in numbers) / len(numbers)
         newest = reports[-1]

@@ -112,3 +112,8 @@ def make_accelerator(device: torch.device, dtype: torch.dtype) -> Accelerator:
         message = f"accelerate chose '{made.device}' instead of '{device}'"
         raise ConfigError(Problem("config.device", message, key="device", remedy=remedy))
     return made
+
+
+def peak_device_bytes(device: torch.device) -> int | None:
+    """The most bytes of tensors that this process has had on a CUDA device; None elsewhere."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

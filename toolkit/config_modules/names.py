@@ -57,7 +57,7 @@ _OPTIMIZERS = (
     "adabelief", "soap",
     "adamwschedulefree", "sgdschedulefree", "radamschedulefree",
     "prodigy", "dadaptadam", "dadaptlion", "dadaptadan", "dadaptsgd", "dadaptadagrad",
-    "adamw8bit", "adam8bit", "lion8bit", "ademamix8bit", "adagrad8bit", "rmsprop8bit", "sgd8bit", "lamb8bit",
+    "adamw8bit", "adam8bit", "lion8bit", "ademamix8bit", "adagrad8bit", "rmsprop8bit", "sgd8bit",
     "pagedadamw", "pagedadamw8bit", "pagedlion8bit", "pagedademamix8bit",
 )  # fmt: skip
 # Other spellings, of ai-toolkit, kohya's scripts, OneTrainer and pytorch-optimizer -> the name here.
@@ -68,7 +68,7 @@ _OPTIMIZER_ALIASES = {
     "schedule_free_adamw": "adamwschedulefree", "schedule_free_sgd": "sgdschedulefree",
     "adamw_8bit": "adamw8bit", "adam_8bit": "adam8bit", "lion_8bit": "lion8bit",
     "ademamix_8bit": "ademamix8bit", "adagrad_8bit": "adagrad8bit", "rmsprop_8bit": "rmsprop8bit",
-    "sgd_8bit": "sgd8bit", "lamb_8bit": "lamb8bit",
+    "sgd_8bit": "sgd8bit",
     "dadapt_adam": "dadaptadam", "dadapt_lion": "dadaptlion", "dadapt_adan": "dadaptadan",
     "dadapt_sgd": "dadaptsgd", "dadapt_ada_grad": "dadaptadagrad",
 }  # fmt: skip

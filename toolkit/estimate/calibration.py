@@ -7,6 +7,7 @@ seconds; what is left over is taken to be as fast as what was timed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ _AT_LEAST = 0.002  # seconds that a fast operation is repeated for
 _MOST_REPEATS = 100
 _LAYERS = 12  # of each kind, in which small operations are timed together
 _FRESH_BYTES = 2**27
+# With made-up values these may read beside their tensors, which a CPU refuses and a GPU does not survive.
+_NEEDS_VALUES = re.compile(r"attention.*backward|index|scatter|gather|embedding")
 _MAX_BYTES = 2 * 10**9  # of an operation's tensors; larger ones are not tried
 
 
@@ -55,6 +58,7 @@ class Speed:
 def calibrate(operations: Iterable[Operation], device: torch.device, budget: float = BUDGET) -> Speed:
     """Time the operations on a device, for about `budget` seconds in all; those of no trace are not known."""
     every = list(operations)
+    on_host = device.type == "cpu"
     rate, bandwidth = _trial_rates(device)
 
     def guess(each: Operation) -> float:
@@ -66,22 +70,28 @@ def calibrate(operations: Iterable[Operation], device: torch.device, budget: flo
         left = budget - (time.perf_counter() - started)
         if left <= 0:
             break
-        if 2 * guess(each) < left and each.num_bytes < _MAX_BYTES:
+        fits = 2 * guess(each) < left and each.num_bytes < _MAX_BYTES
+        if fits and (on_host or not _NEEDS_VALUES.search(str(each.operator))):
             taken = _seconds(each, device)
             if taken is not None:
                 timed[id(each)] = taken
     known = [each for each in every if id(each) in timed]
-    factor = sum(timed[id(e)] for e in known) / max(sum(guess(e) for e in known), 1e-12) if known else 1.0
-    seconds = {id(each): timed.get(id(each), factor * guess(each)) for each in every}
+    factors = {}
+    for heavy in (True, False):
+        kin = [each for each in known if bool(each.flops) == heavy] or known
+        guessed = sum(guess(each) for each in kin)
+        factors[heavy] = sum(timed[id(each)] for each in kin) / guessed if guessed else 1.0
+    seconds = {id(each): timed.get(id(each), factors[bool(each.flops)] * guess(each)) for each in every}
     total = sum(seconds[id(each)] * each.count for each in every)
-    around = _around_a_call(device)
-    heavy = [each for each in known if each.flops]
-    busy = sum(timed[id(each)] * each.count for each in heavy)
+    # A device works while Python's layers go on, and operations in a row show which of the two is slower.
+    around = _around_a_call(device) if on_host else 0.0
+    products = [each for each in known if each.flops]
+    busy = sum(timed[id(each)] * each.count for each in products)
     return Speed(
         {key: around + value for key, value in seconds.items()},
         measured=sum(timed[id(each)] * each.count for each in known) / total if total else 1.0,
-        flops_per_second=sum(each.flops * each.count for each in heavy) / busy if busy else rate,
-        per_fresh_byte=_fresh_memory(device) if device.type == "cpu" else 0.0,
+        flops_per_second=sum(each.flops * each.count for each in products) / busy if busy else rate,
+        per_fresh_byte=_fresh_memory(device) if on_host else 0.0,
     )
 
 
@@ -150,6 +160,8 @@ def _seconds(operation: Operation, device: torch.device) -> float | None:
     try:
         with torch.no_grad():
             return _repeat(call, clock(device))
+    except torch.AcceleratorError:
+        raise  # the device is lost to this process, which a RuntimeError would not say
     except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError):
         return None  # an index or a size that depends on values
 

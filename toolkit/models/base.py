@@ -136,7 +136,7 @@ def freeze(modules: Mapping[str, nn.Module]) -> None:
 
 
 def move(modules: Mapping[str, nn.Module], device: torch.device | str) -> None:
-    """Every network to a device; shapes without values stay where they are."""
+    """Every network to a device; shapes without values are there already."""
     for module in modules.values():
         if not is_weightless():
             module.to(device)

@@ -51,7 +51,6 @@ OPTIMIZERS = Registry(
         "adagrad8bit": "bitsandbytes.optim:Adagrad8bit",
         "rmsprop8bit": "bitsandbytes.optim:RMSprop8bit",
         "sgd8bit": "bitsandbytes.optim:SGD8bit",
-        "lamb8bit": "bitsandbytes.optim:LAMB8bit",
         "pagedadamw": "bitsandbytes.optim:PagedAdamW",
         "pagedadamw8bit": "bitsandbytes.optim:PagedAdamW8bit",
         "pagedlion8bit": "bitsandbytes.optim:PagedLion8bit",

@@ -22,7 +22,7 @@ from toolkit.runs import atomic
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.levels import NUM_LEVELS, mean_by_level
 from toolkit.runs.metrics import Row, read_metrics
-from toolkit.text import percent
+from toolkit.text import percent, size
 from toolkit.training.progress import duration
 from toolkit.training.report import smooth
 from toolkit.training.svg import Bars, Line, Plot, bars, plot
@@ -232,7 +232,7 @@ def previews(run: RunFolder, prompts: Sequence[str]) -> list[Shown]:
 
 
 def timings(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """How long things took: (name, value)."""
+    """How long things took, and the memory of the GPU: (name, value)."""
     steps = [row["seconds"] for row in rows if isinstance(row.get("seconds"), int | float)]
     looks = [row["val_seconds"] for row in rows if isinstance(row.get("val_seconds"), int | float)]
     found = []
@@ -244,6 +244,8 @@ def timings(rows: Sequence[Row]) -> list[tuple[str, str]]:
     if looks:
         found += [("a validation, median", f"{statistics.median(looks):.3g} s"),
                   ("all validations", duration(sum(looks)))]  # fmt: skip
+    if peaks := [row["peak_device_bytes"] for row in rows if isinstance(row.get("peak_device_bytes"), int)]:
+        found.append(("memory of the GPU, at most", size(max(peaks))))
     return found
 
 

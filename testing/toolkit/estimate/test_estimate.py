@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from toolkit.estimate.calibration import calibrate
+from testing.tiny_models import TINY_BUILDERS
+from toolkit.estimate.calibration import _NEEDS_VALUES, calibrate
 from toolkit.estimate.optimizer_state import OptimizerChoice, optimizer_cost
-from toolkit.estimate.tracing import Trace
+from toolkit.estimate.tracing import TensorSpec, Trace, mapped
 from toolkit.models.shared.weightless import without_weights
+from toolkit.stable_diffusion_model import StableDiffusion
 
 CPU = torch.device("cpu")
 
@@ -40,6 +45,34 @@ def test_bytes_alive_between_the_passes_by_hand() -> None:
     weights = sum(4 * weight.numel() for weight in layers.parameters())
     assert weights + 4 <= gradients <= weights + 4 * (1 + 1)
     assert trace.peak >= alive
+
+
+@pytest.mark.parametrize("arch", ["sd15", "sdxl", "flux"])
+def test_shapes_compute_on_the_device_that_they_are_for(tmp_path: Path, arch: str) -> None:
+    TINY_BUILDERS[arch](tmp_path / arch)
+    devices: Counter[str] = Counter()
+
+    def count(leaf: object) -> None:
+        if isinstance(leaf, TensorSpec) and leaf.num_bytes > 1000:
+            devices[leaf.device.type] += 1
+
+    with without_weights("meta") as mode:  # stands for a GPU: shapes need none
+        model = StableDiffusion.load(tmp_path / arch, arch=arch, device="meta").architecture
+        with mode, torch.no_grad(), Trace() as trace:
+            conditioning = model.encode_prompts(["a"])
+            latents = torch.empty(1, *model.latent_spec.shape(32, 32))
+            model.predict(latents, torch.empty(1), conditioning)
+    mapped([each.args for each in trace.operations.values()], count)
+    assert devices["meta"] > 50
+    assert devices["meta"] > 20 * devices["cpu"]
+
+
+def test_a_device_is_not_given_what_made_up_values_break() -> None:
+    aten = torch.ops.aten
+    for operator in (aten._scaled_dot_product_flash_attention_backward, aten.index_put, aten.embedding):
+        assert _NEEDS_VALUES.search(str(operator.default))
+    for operator in (aten._scaled_dot_product_flash_attention, aten.convolution_backward, aten.mm):
+        assert not _NEEDS_VALUES.search(str(operator.default))
 
 
 def test_values_that_are_asked_for_are_one() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-_MODE: ContextVar[FakeTensorMode | None] = ContextVar("weightless", default=None)
+_MODE: ContextVar[tuple[FakeTensorMode, torch.device | str] | None] = ContextVar("weightless", default=None)
 
 
 def is_weightless() -> bool:
@@ -26,12 +26,15 @@ def is_weightless() -> bool:
 
 
 @contextmanager
-def without_weights() -> Iterator[FakeTensorMode]:
-    """Inside, the weights of models are shapes. The mode it gives computes with them, once entered."""
+def without_weights(device: torch.device | str = "cpu") -> Iterator[FakeTensorMode]:
+    """Inside, the weights of models are shapes, of a device from the start: modules of shapes cannot be moved.
+
+    The mode it gives computes with them, once entered.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    token = _MODE.set(mode)
+    token = _MODE.set((mode, device))
     try:
         yield mode
     finally:
@@ -39,7 +42,7 @@ def without_weights() -> Iterator[FakeTensorMode]:
 
 
 def fill_with_shapes(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Put fake tensors on the CPU in place of a module's weights, floats in dtype if one is given; returns it."""
+    """Put fake tensors in place of a module's weights, floats in dtype if one is given; returns it."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     for each in module.modules():
@@ -59,11 +62,12 @@ def _shape_of(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     import torch
     from torch import nn
 
-    mode = _MODE.get()
-    assert mode is not None
+    found = _MODE.get()
+    assert found is not None
+    mode, device = found
     wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
     with mode:
-        fake = torch.empty(value.shape, dtype=wanted, device="cpu")
+        fake = torch.empty(value.shape, dtype=wanted, device=device)
         if not isinstance(value, nn.Parameter):
             return fake
         made = nn.Parameter(fake, requires_grad=value.requires_grad)
