@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from toolkit.errors import Problem, UserError
+from web.remembered import DatabaseMemo
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_MS = 10_000
@@ -43,6 +44,7 @@ class Database:
         self._writer = _engine(path, 1, "BEGIN IMMEDIATE")
         self._writing = threading.RLock()
         self._listeners: list[Listener] = []
+        self.memo = DatabaseMemo(path)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with the topics of each committed write, in the thread that wrote."""
@@ -68,6 +70,7 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        self.memo.close()
         self._readers.dispose()
         self._writer.dispose()
 

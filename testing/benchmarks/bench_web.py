@@ -1,6 +1,6 @@
 """What the web server costs against bare loops, as ratios of CPU time taken in turns.
 
-    python -m testing.benchmarks.bench_web [--quick]
+    python -m testing.benchmarks.bench_web [--quick] [--only routes|page]
 
 routes: JSON routes of a server, with its middleware and database, against a bare FastAPI app whose routes
 return the same content; both are processes of their own behind one keep-alive connection, and their own CPU
@@ -218,14 +218,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="small and few, for a look and for the tests")
-    quick = parser.parse_args(argv).quick
+    parser.add_argument("--only", choices=["routes", "page"], help="only these")
+    arguments = parser.parse_args(argv)
+    quick, only = arguments.quick, arguments.only
     with tempfile.TemporaryDirectory() as name:
         sizes = (
             {"num_jobs": 200, "num_steps": 20_000} if quick else {"num_jobs": 10_000, "num_steps": 1_000_000}
         )
         scene = Scene(Path(name), port=free_port(), **sizes)
-        rows = routes(scene, requests=20 if quick else 300, rounds=2 if quick else 9)
-        rows += page(scene, rounds=2 if quick else 15)
+        rows = []
+        if only != "page":
+            rows += routes(scene, requests=20 if quick else 300, rounds=2 if quick else 9)
+        if only != "routes":
+            rows += page(scene, rounds=2 if quick else 15)
+        if only is not None:
+            return 0 if quick else report(rows)
         rows += slices(scene, rounds=2 if quick else 15)
         rows.append(imports(rounds=1 if quick else 5))
         idle = stream(scene, seconds=2 if quick else 20)

@@ -15,11 +15,13 @@ from web.datasets.names import CAPTIONS, PICTURES, bad_dataset_name, suffix_of
 from web.datasets.trash import Trash
 from web.files import safe_path
 from web.problems import conflict, invalid, not_found
+from web.remembered import FolderMemo
 
 CACHES = frozenset(("_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"))
 MOST_FILES = 200_000
 # One change at a time: what was compared must still hold when it is written.
 CHANGING = threading.RLock()
+_SUMMARIES = FolderMemo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,16 @@ class Library:
             return self.trash.put_dataset(self.folder(name))
 
     def summary(self, name: str) -> DatasetSummary:
-        """A dataset at a glance. Raises 404."""
-        listing = self.listing(name)
+        """A dataset at a glance, as of two seconds ago at most if files are written in place. Raises 404."""
+        folder = self.folder(name)
+
+        def read() -> tuple[DatasetSummary, set[Path]]:
+            listing = scan(folder)
+            return self._summary(name, listing), {folder, *((folder / rel).parent for rel in listing.files)}
+
+        return _SUMMARIES.get(folder, read)
+
+    def _summary(self, name: str, listing: Listing) -> DatasetSummary:
         pictures = listing.pictures
         captions = [listing.caption_of(entry.rel) for entry in pictures]
         newest = max((entry.mtime_ns for entry in listing.files.values()), default=0)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from toolkit.paths import ROOT
 from web.problems import ApiError, not_found
+from web.remembered import FolderMemo
 
 MOST_BYTES = 256 * 1024**2
 _NAME = re.compile(r"[^/\\]+_\d{9}\.json")
@@ -62,6 +64,7 @@ class Reports:
     most: int = 8
     _infos: dict[Path, tuple[tuple[int, int], ReportInfo | None]] = field(default_factory=dict)
     _bodies: OrderedDict[tuple[Path, int, int], dict[str, Any]] = field(default_factory=OrderedDict)
+    _places: FolderMemo = field(default_factory=FolderMemo)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, path: Path) -> dict[str, Any]:
@@ -101,7 +104,9 @@ class Reports:
 
     def all(self, output_root: Path, datasets_root: Path) -> list[ReportInfo]:
         """Every report below the folders of runs and of datasets, the newest first."""
-        found = (self.info(path) for path in _candidates(output_root, datasets_root))
+        roots = (output_root, datasets_root)
+        paths = self._places.get(roots, lambda: _candidates(*roots))
+        found = (self.info(path) for path in paths)
         return sorted((each for each in found if each is not None), key=lambda each: -each.mtime)
 
     def of_dataset(self, folder: Path, output_root: Path, datasets_root: Path) -> list[ReportInfo]:
@@ -141,13 +146,31 @@ def is_report_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and not name.startswith(".")
 
 
-def _candidates(output_root: Path, datasets_root: Path) -> Iterator[Path]:
-    for root, patterns in ((output_root, ("*/*.json", "eval/*/*.json")), (datasets_root, ("*/*.json",))):
-        for pattern in patterns:
-            for path in root.glob(pattern):
-                inside = [path, *path.relative_to(root).parents][:-1]
-                if is_report_name(path.name) and not any((root / part).is_symlink() for part in inside):
-                    yield path
+def _candidates(output_root: Path, datasets_root: Path) -> tuple[list[Path], set[Path]]:
+    """What may be a report by its name and place, and the folders looked into; links are not followed."""
+    evaluations = output_root / "eval"
+    looked = {output_root, datasets_root, evaluations}
+    for root in tuple(looked):
+        looked |= {Path(entry.path) for entry in _entries(root) if entry.is_dir(follow_symlinks=False)}
+    looked = {
+        folder for folder in looked if folder.is_dir() and not (folder.is_symlink() and folder == evaluations)
+    }
+    inside = looked - {output_root, datasets_root}
+    found = [
+        Path(entry.path)
+        for folder in sorted(inside)
+        for entry in _entries(folder)
+        if is_report_name(entry.name) and not entry.is_symlink()
+    ]
+    return found, looked
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
 
 
 def _parse(path: Path, size: int) -> dict[str, Any] | None:

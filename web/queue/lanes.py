@@ -55,8 +55,11 @@ class Lanes:
         with self.database.read() as connection:
             return self._all(connection)
 
-    def state(self, limit: int = 1000) -> tuple[list[Lane], list[str], int]:
+    def state(self, limit: int = 1000) -> tuple[Sequence[Lane], Sequence[str], int]:
         """Of one moment: every lane, the ids of the jobs that wait, the next first, the rev of that order."""
+        return self.database.memo.get(("lanes", limit), lambda: self._state(limit))
+
+    def _state(self, limit: int) -> tuple[list[Lane], list[str], int]:
         waiting = select(jobs.c.id).where(jobs.c.status == "queued").order_by(jobs.c.position, jobs.c.id)
         with self.database.read() as connection:
             order = list(connection.execute(waiting.limit(limit)).scalars())

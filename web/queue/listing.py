@@ -39,6 +39,11 @@ class JobQuery:
 
 def list_jobs(database: Database, query: JobQuery) -> tuple[list[Job], str | None]:
     """A page of jobs, and the cursor of the next one (None: this is the last). Raises 422."""
+    found, cursor = database.memo.get(query, lambda: _read(database, query))
+    return list(found), cursor
+
+
+def _read(database: Database, query: JobQuery) -> tuple[list[Job], str | None]:
     column, descending = _ORDER[query.sort]
     order = [c.desc() if descending else c.asc() for c in (column, jobs.c.id)]
     statement = _filtered(select(jobs), query).order_by(*order).limit(query.limit + 1)

@@ -34,6 +34,9 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """The job. Raises 404."""
+        return self.database.memo.get(("job", job_id), lambda: self._read(job_id))
+
+    def _read(self, job_id: str) -> Job:
         with self.database.read() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
         if row is None:
@@ -57,8 +60,12 @@ class JobStore:
             raise not_found(f"job {job_id}")
         return row.text, row.snapshot, row.sha256
 
-    def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[Mapping[str, Any]]:
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Mapping[str, Any]]:
         """What happened to a job, oldest first; of a deleted one too."""
+        key = ("events", job_id, after, limit)
+        return self.database.memo.get(key, lambda: self._read_events(job_id, after, limit))
+
+    def _read_events(self, job_id: str, after: int, limit: int) -> list[Mapping[str, Any]]:
         query = select(events).where(events.c.job_id == job_id, events.c.id > after)
         with self.database.read() as connection:
             return [
