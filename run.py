@@ -79,21 +79,33 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     for name, effect in STEERING.items():
         steer.add_argument(f"--{name}", metavar="RUN", help=effect)
     arguments = parser.parse_args(argv)
-    alone = (
-        arguments.schema,
-        arguments.list,
-        arguments.new,
-        *(getattr(arguments, each) for each in STEERING),
-    )
-    if not arguments.config_file_list and not any(alone):
-        parser.error(
-            "give at least one job file, for example: python run.py config/examples/train_lora_sd15.yml"
-        )
-    if (arguments.estimate or arguments.probe) and not arguments.check:
-        parser.error("--estimate and --probe go with --check, which runs nothing")
-    if arguments.new and not arguments.model:
-        parser.error("--new needs --model, for example: python run.py --new my_pictures --model sd15")
+    mistake = _misuse(arguments)
+    if mistake:
+        parser.error(mistake)
     return arguments
+
+
+def _misuse(arguments: argparse.Namespace) -> str | None:
+    """Why these options make no sense together, if they do not: none of them is ignored."""
+    given = {name for name, value in vars(arguments).items() if value not in (None, False, [])}
+    alone = [name for name in ("check", "schema", "list", "new", *STEERING) if name in given]
+    if len(alone) > 1:
+        return f"{' and '.join(f'--{name}' for name in alone)} exclude each other"
+    action = alone[0] if alone else None
+    if action in (None, "check") and not arguments.config_file_list:
+        return "give at least one job file, for example: python run.py config/examples/train_lora_sd15.yml"
+    if action not in (None, "check", "schema") and arguments.config_file_list:
+        return f"--{action} takes no job file, but here is {arguments.config_file_list[0]}"
+    if given & {"estimate", "probe", "full"} and action != "check":
+        return "--estimate, --probe and --full go with --check, which runs nothing"
+    if "json" in given and action in (None, "new"):
+        return "--json goes with --check, --status and --list"
+    for name in ("model", "vram", "trigger", "out"):
+        if name in given and action != "new":
+            return f"--{name} goes with --new"
+    if action == "new" and not arguments.model:
+        return "--new needs --model, for example: python run.py --new my_pictures --model sd15"
+    return None
 
 
 def load_all(names: Sequence[str], name_tag: str | None) -> list[LoadedJob]:
@@ -201,10 +213,10 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print data for another program."""
-    import json
+    """Print data for another program: strict JSON, in which a number that is none is null."""
+    from toolkit.runs.atomic import to_json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(to_json(value, indent=2))
 
 
 def run_all(jobs: Sequence[LoadedJob], recover: bool) -> int:

@@ -95,7 +95,8 @@ def _pictures_of_broken(name: str, full: bool, progress: Progress | None) -> Ite
             section = DatasetConfig.model_validate(entry)
         except ValidationError:
             continue  # told already
-        if resolve_path(section.folder_path).exists():
+        path = resolve_path(section.folder_path)
+        if path.is_dir() or (path.suffix == ".json" and path.exists()):
             sections.append(section)
     shown = None if progress is None else progress("pictures")
     scans = build.scan_each(sections, size_multiple=_ANY_MULTIPLE, decode=full, progress=shown)

@@ -58,6 +58,8 @@ def _check_model(  # noqa: PLR0917 - where to look, and where to put what is fou
     check_place(name, key, patterns, report, found, running)
     if local is not None and key == MODEL_KEY:
         found += _check_local(process, name, local)
+    elif local is not None:
+        found += _check_part(name, key, local)
 
 
 def check_place(  # noqa: PLR0917 - as above
@@ -89,6 +91,17 @@ def check_place(  # noqa: PLR0917 - as above
         report.notes.append(f"{key}: '{name}' is gated, and your token has access to it")
     if answer.where == "hub" and not has_token():
         report.notes.append("no HF_TOKEN is set: downloads work, at the hub's lower rate for guests")
+
+
+def _check_part(name: str, key: str, path: Path) -> Iterator[Problem]:
+    """A folder or file that an autoencoder or text encoders should come from, and that holds no weights."""
+    if path.is_file():
+        if path.suffix == ".safetensors" and read_header(path) is None:
+            yield Problem("model.load", f"'{name}': is not a readable .safetensors file", key=key)
+        return
+    folders = [path, path / ("vae" if key == "model.vae_path" else "text_encoder")]
+    if not any(each.suffix in (".safetensors", ".bin") for folder in folders for each in folder.glob("*")):
+        yield Problem("model.load", f"'{name}': no weights in {path}", key=key)
 
 
 def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Problem]:

@@ -54,6 +54,7 @@ class Session:
         with ExitStack() as stack:
             lock = stack.enter_context(RunLock(self.folder.lock_path))
             killed = killed_before(self.folder.path)
+            self.folder.remove_parts()
             stack.enter_context(LogFile(self.folder.log_path))
             self.metrics = stack.enter_context(MetricsWriter(self.folder.metrics_path))
             self.status = StatusWriter(

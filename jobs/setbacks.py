@@ -45,6 +45,9 @@ class Setbacks:
         if self.record.entries:
             count, path = len(self.record.positions), self.record.path
             self.session.say(f"note: {count} batches are passed over that failed before, as {path} says")
+        if self.record.damaged:
+            told = "is damaged: what it said to pass over is trained on again"
+            self.session.say(f"note: {self.record.path} {told}")
 
     def pass_over(self, error: BatchOutOfMemory) -> None:
         """Leave out batches that did not fit. Raises OutOfMemoryError if others in a row did not either."""

@@ -249,10 +249,14 @@ class TrainingRun:
     # -- saving -------------------------------------------------------------------------------------
 
     def _save(self, step: int) -> None:
-        """The model under its step's name, and the full state to resume from."""
+        """The model under its step's name, and the full state to resume from.
+
+        In this order, so that a run killed between the two makes both again.
+        """
         with self._interlude("saving", f"Saving step {step}"):
-            self._save_state()
+            self.trainer.judge(self.trainer.last)
             self._save_model(step)
+            self._save_state()
 
     def _save_model(self, step: int) -> Path:
         folder = self.session.folder

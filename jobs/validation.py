@@ -134,6 +134,7 @@ class Validator:
         self._remedies = memory_remedies(section)
         self.held, self.trained, self.session = held, trained, session
         self.grid = Grid(wanted.num_levels, wanted.num_noises, tuple(wanted.noise_levels), wanted.seed)
+        self._looked = False
         self._latents = _latents(section, held, trained, session)
         self._condition = _Conditions(section, held, trained, session)
         planned = 2 + (max(0, self.total - 1) // self.every if self.every else 0)
@@ -169,7 +170,7 @@ class Validator:
         if self.record.readings and step <= self.record.readings[-1].step:
             return False
         planned = step in (0, self.total) or (self.every > 0 and step % self.every == 0)
-        return planned or not self.record.readings
+        return planned or not (self.record.readings or self._looked)
 
     def look(self, trainer: Trainer) -> bool:
         """Make a reading of the model as it would be saved now; False if a stop was asked for meanwhile."""
@@ -192,6 +193,7 @@ class Validator:
                 if losses is None:
                     return False
                 found.append(losses)
+        self._looked = True
         if not all(numpy.isfinite(losses).all() for losses in found):
             self.session.notes([f"validation, step {trainer.state.step}: a loss is not finite; not recorded"])
             return True

@@ -249,3 +249,26 @@ def test_check_and_schema_import_no_torch(option):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--full", "demo"], "--full go with --check"),
+        (["--json", "demo"], "--json goes with --check"),
+        (["--vram", "8", "demo"], "--vram goes with --new"),
+        (["--stop", "a", "--save", "b"], "--stop and --save exclude each other"),
+        (["--check", "demo", "--status", "a"], "--check and --status exclude each other"),
+        (["--status", "a", "demo"], "--status takes no job file, but here is demo"),
+        (["--new", "pictures"], "--new needs --model"),
+    ],
+)
+def test_options_that_would_be_ignored_are_mistakes(arguments, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        run.parse_arguments(arguments)
+    assert end.value.code == EXIT_USAGE and told in capsys.readouterr().err
+
+
+def test_a_name_that_is_empty_is_a_name(capsys):
+    assert run.main(["--status", ""]) == EXIT_USAGE
+    assert capsys.readouterr().err.startswith("error: ")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from toolkit.config_modules.loading import LoadedJob, load_job
+from toolkit.config_modules.process import DiffusionProcess, VaeProcess
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, Problem, RunError, UserError
 from toolkit.paths import ROOT
 from toolkit.runs.metrics import read_metrics
@@ -41,8 +42,8 @@ KILLED = 1 if os.name == "nt" else -9
 def short_job(loaded: LoadedJob, root: Path, name: str, steps: int, save_every: int) -> dict[str, Any]:
     """The raw job shortened: its first training, into `root/name`. Raises RunError if it trains nothing."""
     raw = copy.deepcopy(loaded.raw)
-    for process in raw["config"]["process"]:
-        if process.get("type") == "to_folder":
+    for section, process in zip(loaded.config.process, raw["config"]["process"], strict=True):
+        if not isinstance(section, DiffusionProcess | VaeProcess):
             continue
         process |= {"training_folder": str(root), "name": name}
         process["train"] = (process.get("train") or {}) | {"steps": steps, "disable_sampling": True}

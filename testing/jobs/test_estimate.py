@@ -164,6 +164,16 @@ def test_what_does_not_fit_is_not_probed(folder: Path, monkeypatch: pytest.Monke
     assert found.probe is None and any("not probed" in note for note in found.notes)
 
 
+@pytest.mark.slow
+def test_a_probe_finds_a_model_that_cannot_be_loaded(folder: Path) -> None:
+    model = TINY_BUILDERS["sd15"](folder / "cut")
+    (weights,) = (model / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, text = run_cli(folder, "--check", "--probe", str(training_config(folder, model, "cut")))
+    assert code == 2 and "NOT OK: " in text
+    assert any(line.startswith("error: ") and "cannot be loaded" in line for line in text.splitlines())
+
+
 def test_it_goes_with_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import run
 

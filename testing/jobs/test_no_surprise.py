@@ -18,6 +18,7 @@ from testing.job_helpers import environment, start_job, training_config, wait_un
 from testing.tiny_models import build_tiny_sd15
 from toolkit.data import transforms
 from toolkit.paths import ROOT
+from toolkit.runs import atomic
 from toolkit.runs.lock import RunLock
 from toolkit.runs.metrics import read_metrics
 from toolkit.runs.status import read_status
@@ -224,3 +225,35 @@ def test_a_second_ctrl_c_ends_at_once_with_the_last_checkpoint_valid(tmp_path, m
     output, _ = process.communicate(timeout=60)
     assert process.returncode in (3, 130) and "Traceback" not in output, output
     assert newest(folder).startswith("step_")
+
+
+def test_a_kill_between_the_two_halves_of_a_save_costs_neither(tmp_path, model, told, monkeypatch):
+    """Once the state of a step is there, its model must be: a resumed run would not write it again."""
+    path = training_config(tmp_path, model, "halves", save={"save_every": 2}, train={"steps": 7})
+    folder, replace = tmp_path / "out" / "halves", atomic.replace
+
+    def interrupt(source: Path, target: Path) -> None:
+        if Path(target).name == "halves_000000004.safetensors":
+            for _ in range(20):  # time for a state that was handed over before
+                time.sleep(0.05 * (not (folder / "checkpoints" / "step_000000004").exists()))
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "replace", interrupt)
+        assert told(path)[0] == 130
+    (folder / ".halves_000000004.safetensors.0123456789ab.part").write_bytes(b"half")
+    code, output = told(path)
+    assert code == 0 and "resuming from step" in output
+    names = [path.name for path in folder.iterdir() if "halves" in path.name]
+    numbered = [f"halves_{step:09d}.safetensors" for step in (2, 4, 6)]
+    assert sorted(names) == ["halves.safetensors", *numbered]
+
+
+def test_a_damaged_record_of_what_is_left_out_is_told(tmp_path, model, told):
+    path = training_config(tmp_path, model, "record", train={"steps": 2})
+    record = tmp_path / "out" / "record" / "checkpoints" / "left_out.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"schema_version": 1, "lay')
+    code, output = told(path)
+    assert code == 0 and f"note: {record} is damaged: what it said to pass over is trained on again" in output

@@ -336,3 +336,30 @@ def test_progress_is_told(write, tmp_path):
 
     check(write(), full=True, progress=progress)
     assert seen == [("pictures", done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize("key", ["vae_path", "te_name_or_path"])
+def test_parts_from_elsewhere_are_looked_at(write, tmp_path, key):
+    (tmp_path / "nothing").mkdir()
+    (problem,) = check(write(model={key: str(tmp_path / "nothing")})).all_problems
+    assert (problem.code, problem.key) == ("model.load", f"model.{key}")
+    assert "no weights in" in problem.message
+    whole = Path(preflight_process.__file__).parents[1] / "toolkit" / "assets" / "tiny_sd"
+    assert check(write(model={key: str(whole)})).all_problems == []
+
+
+def test_the_json_holds_no_number_that_is_none(write, capsys):
+    assert run.main(["--check", "--json", str(write(train={"lr": float("nan")}))]) == EXIT_USAGE
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    (problem,) = json.loads(capsys.readouterr().out, parse_constant=refuse)["jobs"][0]["problems"]
+    assert (problem["key"], problem["value"]) == ("train.lr", None)
+
+
+def test_a_file_in_the_place_of_a_folder_is_told_once(write, tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"x")
+    report = check(write(datasets=[{"folder_path": str(tmp_path / "picture.png"), "resolution": 32}]))
+    (problem,) = report.all_problems
+    assert problem.key == "datasets[0].folder_path"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -247,3 +248,17 @@ def test_mistakes_are_told_before_anything_loads(tmp_path, changes, message):
     with pytest.raises(ConfigError) as caught:
         load_job(training_config(tmp_path, tmp_path / "no_model", "wrong", **changes))
     assert message in str(caught.value)
+
+
+def test_a_start_that_cannot_be_measured_is_not_tried_after_each_step(tmp_path, model, held_out, monkeypatch):
+    calls = []
+
+    def overflow(model, subjects, grid, **options):
+        calls.append(len(subjects))
+        return numpy.full((len(subjects), len(grid.labels)), numpy.nan)
+
+    monkeypatch.setattr(grid_module, "measure_grid", overflow)
+    folder = train(job(tmp_path, model, "nan", {"folder_path": str(held_out), "every": 3}))
+    assert len(calls) == 2 * 3, "held-out pictures and probe, at steps 0, 3 and 6"
+    log = (folder / "log.txt").read_text()
+    assert log.count("a loss is not finite; not recorded") == 3

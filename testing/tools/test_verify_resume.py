@@ -10,6 +10,7 @@ from testing.job_helpers import training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.config_modules.loading import load_job
 from toolkit.errors import RunError
+from toolkit.paths import ROOT
 from toolkit.runs.metrics import MetricsWriter
 from toolkit.training.checkpoints import Checkpoint, save_checkpoint
 from tools import verify_resume
@@ -63,8 +64,10 @@ def test_a_job_that_trains_nothing_is_refused(tmp_path, monkeypatch, capsys):
     )
     with pytest.raises(RunError, match="this job trains nothing"):
         short_job(load_job(path), tmp_path, "a", 4, 1)
-    assert main([str(path)]) == 2
-    assert capsys.readouterr().err == f"error: {path}: this job trains nothing\n"
+    examples = [ROOT / "config" / "examples" / f"{name}_dataset.yml" for name in ("eval", "caption")]
+    for each in (path, *examples):
+        assert main([str(each)]) == 2
+        assert capsys.readouterr().err == f"error: {each}: this job trains nothing\n"
 
 
 def test_kills_come_after_saves_and_before_the_end():

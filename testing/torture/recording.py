@@ -118,8 +118,10 @@ def final_state(folder: Path) -> dict[str, Any]:
     saved = load_checkpoint(newest)
     state: dict[str, Any] = {f"hash of {group}": tensors_hash(t) for group, t in saved.tensors.items()}
     state |= {key: value for key, value in saved.values.items() if key != "identity"} | {"step": step}
-    files = sorted(folder.glob(f"{folder.name}.safetensors"))
-    files += sorted((folder / folder.name).rglob("*.safetensors"))
+    files = sorted(folder.glob(f"{folder.name}*.safetensors"))
+    files += sorted(folder.glob(f"{folder.name}*/**/*.safetensors"))
+    parts = sorted(path.name for path in folder.glob(".*.part"))
+    state["half written"] = [name for name in parts if not name.startswith(".run.lock.")]
     state["model files"] = [(path.name, tensors_hash(load_file(path))) for path in files]
     state["losses"] = [
         (row["step"], row["loss"], row["lr"]) for row in read_metrics(folder / "metrics.jsonl")

@@ -151,6 +151,16 @@ class RunFolder:
                 remedy = "set training_folder to a place you can write to"
                 raise RunError(Problem("run.folder", message, file=str(folder), remedy=remedy)) from error
 
+    def remove_parts(self) -> None:
+        """Delete what writes that were killed left behind. For the holder of the lock, before it writes.
+
+        Raises RunError if the system refuses.
+        """
+        for folder in (self.path, self.samples):
+            for part in folder.glob(".*.part"):
+                if not part.name.startswith(f".{self.lock_path.name}."):  # of one who asks for the lock
+                    atomic.remove(part)
+
     def write_config(self, raw: Mapping[str, Any]) -> None:
         """Write config.yaml from the job as loaded, which must still hold ${VAR} rather than secrets."""
         import yaml

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import RunError
 from toolkit.runs import standing
 from toolkit.runs.find import default_roots, find_run, list_runs
 from toolkit.runs.layout import SCHEMA_VERSION
@@ -18,6 +19,14 @@ class Answer:
 
     lines: list[str]
     data: dict[str, Any]
+
+
+def _look(folder: Path) -> standing.Standing:
+    """How a run of a list stands; unknown where a newer program wrote it, so that the others are told."""
+    try:
+        return standing.look(folder, listen_s=0)
+    except RunError:
+        return standing.Standing(folder, "unknown", None)
 
 
 def answer(
@@ -35,7 +44,7 @@ def answer(
     roots = default_roots() if roots is None else roots
     listen_s = standing.LISTEN_S if listen_s is None else listen_s
     if action == "list":
-        runs = [standing.look(folder, listen_s=0) for folder in list_runs(roots)]
+        runs = [_look(folder) for folder in list_runs(roots)]
         lines = standing.table(runs) or [f"no runs in {', '.join(map(str, roots))}"]
         return Answer(lines, {"schema_version": SCHEMA_VERSION, "runs": [run.as_json() for run in runs]})
     folder = find_run(name or "", roots)

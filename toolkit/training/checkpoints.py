@@ -108,8 +108,8 @@ def is_valid(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return all(sha256_of(folder / name) == digest for name, digest in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
-        return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # the last three: JSON, but no manifest
 
 
 def list_checkpoints(root: Path) -> list[tuple[int, Path]]:

@@ -34,19 +34,25 @@ class LeftOut:
 
 
 class LeftOutRecord:
-    """The entries of one run folder for one layout. Raises RunError if a newer program wrote them."""
+    """The entries of one run folder for one layout. Raises RunError if a newer program wrote them.
+
+    damaged: the file is there and cannot be read, so nothing is passed over.
+    """
 
     def __init__(self, root: Path, layout: str) -> None:
         self.path = root / NAME
         self.layout = layout
         self.entries: list[LeftOut] = []
+        self.damaged = False
         try:
             content = json.loads(atomic.read_bytes(self.path))
-        except (FileNotFoundError, ValueError):
+            check_schema(content.get("schema_version"), self.path)
+            if content["layout"] == layout:
+                self.entries = [LeftOut(**entry) for entry in content["entries"]]
+        except FileNotFoundError:
             return
-        check_schema(content.get("schema_version"), self.path)
-        if content["layout"] == layout:
-            self.entries = [LeftOut(**entry) for entry in content["entries"]]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self.damaged = True
 
     @property
     def positions(self) -> set[int]:

@@ -225,3 +225,12 @@ def test_who_holds_a_lock(tmp_path, dead):
     assert holder_runs(path) is False
     path.write_text(json.dumps(dead | {"host": "elsewhere", "token": "a", "since": "b"}))
     assert holder_runs(path) is None
+
+
+def test_a_run_of_a_newer_program_does_not_hide_the_others(tmp_path):
+    make_run(tmp_path, "a", phase="finished")
+    (make_run(tmp_path, "b") / "status.json").write_text('{"schema_version": 99}')
+    told = answer("list", roots=[tmp_path])
+    assert [(run["name"], run["state"]) for run in told.data["runs"]] == [("a", "finished"), ("b", "unknown")]
+    with pytest.raises(RunError, match="newer than this program reads"):
+        answer("status", "b", roots=[tmp_path])

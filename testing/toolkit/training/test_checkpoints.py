@@ -97,3 +97,13 @@ def test_packing_keeps_integer_keys_tuples_and_refuses_what_it_cannot_keep():
     assert torch.equal(back[0]["b"][0], torch.ones(2)) and back[0]["b"][1] is True
     with pytest.raises(TypeError, match="cannot save a set"):
         checkpoints.pack({"x": {1}}, tensors)
+
+
+@pytest.mark.parametrize(
+    "manifest", ["[]", "null", "7", '{"files": []}', '{"files": 1}', '{"files": {"a/b": null}}']
+)
+def test_a_manifest_that_is_none_makes_no_valid_checkpoint(tmp_path, manifest):
+    folder = checkpoints.save_checkpoint(tmp_path, Checkpoint(3))
+    assert checkpoints.is_valid(folder)
+    (folder / "manifest.json").write_text(manifest)
+    assert not checkpoints.is_valid(folder)

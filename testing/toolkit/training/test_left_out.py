@@ -36,3 +36,14 @@ def test_a_newer_record_is_refused(tmp_path):
     record.path.write_text(json.dumps(content | {"schema_version": 99}))
     with pytest.raises(RunError, match="newer than this program reads"):
         LeftOutRecord(tmp_path, "data")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"schema', '{"layout": "data"}', '{"layout": "data", "entries": [{}]}']
+)
+def test_a_damaged_record_is_known_as_such(tmp_path, content):
+    record = LeftOutRecord(tmp_path, "data")
+    assert not record.damaged
+    record.path.write_text(content)
+    again = LeftOutRecord(tmp_path, "data")
+    assert (again.damaged, again.entries) == (True, [])

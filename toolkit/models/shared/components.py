@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from toolkit.data.tensor_store import make_key, tensors_hash
-from toolkit.models.shared.hub import refuse
+from toolkit.models.shared.hub import MODEL_KEY, refuse
 from toolkit.models.shared.weightless import fill_with_shapes, is_weightless
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -59,10 +59,12 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         refuse(name, f"{path} cannot be read: {error}")
 
 
-def load_component(cls: type[Any], folder: Path, *, dtype: torch.dtype, name: str) -> Any:
+def load_component(
+    cls: type[Any], folder: Path, *, dtype: torch.dtype, name: str, key: str = MODEL_KEY
+) -> Any:
     """A component of class `cls` with the weights in its folder, on the CPU.
 
-    name is what the user calls the model. Raises ModelError if weights are missing, damaged, or of another
+    name is what the user calls the model, in the setting `key`. Raises ModelError if weights are missing, damaged, or of another
     shape than the config says; a library's silent random weights would train into noise.
     """
     if is_weightless():
@@ -70,16 +72,17 @@ def load_component(cls: type[Any], folder: Path, *, dtype: torch.dtype, name: st
     files = weight_files(folder)
     if not files:
         remedy = "to start from random weights set model.from_config: true"
-        refuse(name, f"no weights in {folder}", remedy=remedy if (folder / "config.json").exists() else None)
+        offered = (folder / "config.json").exists() and key == MODEL_KEY
+        refuse(name, f"no weights in {folder}", remedy=remedy if offered else None, key=key)
     variant = "fp16" if all(".fp16" in path.name for path in files) else None
     options = {"variant": variant, "output_loading_info": True, "local_files_only": True}
     try:
         component, info = cls.from_pretrained(str(folder), torch_dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        refuse(name, f"{folder} cannot be loaded: {error}")
+        refuse(name, f"{folder} cannot be loaded: {error}", key=key)
     missing = sorted(info["missing_keys"]) or sorted(str(entry) for entry in info["mismatched_keys"])
     if missing:
-        refuse(name, f"{folder} lacks {len(missing)} weights of its config, first {missing[0]}")
+        refuse(name, f"{folder} lacks {len(missing)} weights of its config, first {missing[0]}", key=key)
     return component
 
 

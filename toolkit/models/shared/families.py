@@ -187,7 +187,7 @@ def load_vae(name: str, family: Family, *, dtype: torch.dtype) -> Any:
     if local is None:
         local = download_folder(name, ["config.json", "*.safetensors", "*.bin", "vae/*"], key=VAE_KEY)
     folder = local / "vae" if (local / "vae" / "config.json").is_file() else local
-    return load_component(AutoencoderKL, folder, dtype=dtype, name=name)
+    return load_component(AutoencoderKL, folder, dtype=dtype, name=name, key=VAE_KEY)
 
 
 def replace_text_parts(components: Components, name: str, family: Family, *, dtype: torch.dtype) -> None:
@@ -217,7 +217,11 @@ def load_text_parts(
         refuse(name, f"must be a folder with {wanted} and their tokenizers", key=TE_KEY)
     modules = {
         part: load_component(
-            find_class(family.modules[part]), root / part if whole else root, dtype=dtype, name=name
+            find_class(family.modules[part]),
+            root / part if whole else root,
+            dtype=dtype,
+            name=name,
+            key=TE_KEY,
         )
         for part in family.text_parts
     }
