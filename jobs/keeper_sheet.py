@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 from jobs import build
 from jobs.session import Session
 from toolkit.config_modules.process import DiffusionProcess
+from toolkit.config_modules.sample import SampleRequest
 from toolkit.evaluation.validation_record import read_validation
 from toolkit.networks.saving import load_network
+from toolkit.runs import atomic
 from toolkit.runs.images import save_image
 from toolkit.runs.layout import RunFolder
+from toolkit.training.out_of_memory import as_memory_allows
 from toolkit.training.previews import preview_context, render
 from toolkit.training.report import write_sheet
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from jobs.trained_model import TrainedModel
     from toolkit.networks.adapters import AdapterNetwork
     from toolkit.training.trainer import Trainer
@@ -49,8 +54,9 @@ def draw_keeper_sheet(
 ) -> Path | None:
     """Draw the previews of `sample` with every save at every strength: a row for each prompt and strength.
 
-    Returns the sheet, or None if there is nothing to draw or a stop was asked for. The network is left as it
-    was. Raises RunError if the disk refuses, ModelError if a save cannot be read.
+    Returns the sheet, or None if there is nothing to draw or a stop was asked for. A picture that finds no
+    memory is left out, and the network is left as it was. Raises RunError if the disk refuses, ModelError if
+    a save cannot be read.
     """
     run, network = session.folder, trained.network
     assert network is not None  # checked with the config
@@ -59,14 +65,22 @@ def draw_keeper_sheet(
     requests = [build.drawable(request, section.model) for request in plain]
     rows = [(request, strength) for request in requests for strength in strengths]
     folder = run.path / "keeper"
-    folder.mkdir(exist_ok=True)
+    with atomic.reporting(folder):
+        folder.mkdir(exist_ok=True)
 
-    def pictures() -> Iterator[tuple[tuple[int, int], Path]]:
+    def draw(request: SampleRequest) -> Image:
+        [image] = render(trained.model, [request], network=network)
+        return image
+
+    def pictures() -> Iterator[tuple[tuple[int, int], Path] | None]:
         for column, save in enumerate(saves):
             load_network(network, save.path)
             asked = [replace(request, network_multiplier=strength) for request, strength in rows]
-            drawn = render(trained.model, asked, network=network)
+            drawn = as_memory_allows(asked, draw, session.say)
             for row, (image, request) in enumerate(zip(drawn, asked, strict=True)):
+                if image is None:
+                    yield None
+                    continue
                 index, strength = divmod(row, len(strengths))
                 path = folder / f"{save.step:09d}_{index}_{strengths[strength]:g}.png"
                 save_image(image, path, build.recipe(request, section.model, step=save.step))
@@ -74,8 +88,9 @@ def draw_keeper_sheet(
 
     total = len(rows) * len(saves)
     with _kept(network), preview_context(trained.model, autocast=trainer.accelerator.autocast):
-        cells = dict(session.each(pictures(), "Drawing saves", total=total))
-    if not cells or len(cells) < total:
+        told = list(session.each(pictures(), "Drawing saves", total=total))
+    cells = dict(cell for cell in told if cell is not None)
+    if not cells or len(told) < total:
         return None
     labels = [f"{request.prompt}, strength {strength:g}" for request, strength in rows]
     return write_sheet(run.keeper_sheet_path, run.name, labels, [save.title for save in saves], cells)

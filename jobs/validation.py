@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from jobs.preflight_validation import held_out_dataset
 from jobs.remedies import memory_remedies
 from jobs.scanning import scan_datasets
 from jobs.session import Session
-from toolkit.config_modules.datasets import DatasetConfig
 from toolkit.config_modules.process import TrainProcess
 from toolkit.config_modules.validation import ValidationConfig
 from toolkit.data.items import MediaItem
@@ -101,21 +101,14 @@ def hold_out(
 
 def _of_held_out(section: TrainProcess, wanted: ValidationConfig, session: Session) -> TrainProcess:
     """The section with the held-out folder as its only dataset, read as the first of its own is."""
-    first = next((each for each in section.datasets if not each.is_reg), section.datasets[0])
-    changes: dict[str, Any] = {
-        "folder_path": wanted.folder_path, "num_repeats": 1, "flip_x": False, "flip_y": False,
-        "is_reg": False, "strict": False, "random_crop": False, "random_scale": False, "poi": None,
-        "mask_path": None, "alpha_mask": False, "control_path": [],
-        "resolution": [wanted.resolution or max(first.resolution)],
-    }  # fmt: skip
+    dataset = held_out_dataset(section, wanted)
     if wanted.items:
         path = session.folder.path / ITEMS_FILE
         listed = [
             {"path": str(resolve_path(item.image_path)), "caption": item.prompt} for item in wanted.items
         ]
         atomic.write_text(path, json.dumps(listed, indent=1, ensure_ascii=False))
-        changes |= {"folder_path": str(path), "trigger_word": None}
-    dataset: DatasetConfig = first.model_copy(update=changes)
+        dataset = dataset.model_copy(update={"folder_path": str(path), "trigger_word": None})
     return section.model_copy(update={"datasets": [dataset]})
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from jobs import keeper_sheet
 from jobs.base_job import run_job
 from testing.job_helpers import training_config
 from testing.tiny_models import build_tiny_sd15
@@ -78,3 +80,22 @@ def test_the_final_weights_are_untouched(folder):
     ups = sum(float(v.double().abs().sum()) for k, v in saved.items() if "lora_up" in k)
     own = sum(float(v.double().abs().sum()) for k, v in weights.items() if "lora_B" in k)
     assert ups == pytest.approx(own, rel=1e-6)
+
+
+def test_pictures_without_memory_are_left_out_and_the_run_ends_well(tmp_path, monkeypatch, model):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw = keeper_sheet.render
+
+    def scarce(architecture, requests, **rest):
+        if requests[0].network_multiplier == 1.0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return draw(architecture, requests, **rest)
+
+    monkeypatch.setattr(keeper_sheet, "render", scarce)
+    run_job(load_job(training_config(tmp_path, model, sample=SAMPLE, train={"steps": 2})))
+    folder = tmp_path / "out" / "run"
+    assert sorted(path.name for path in (folder / "keeper").iterdir()) == [
+        "000000002_0_0.5.png", "000000002_0_0.png",
+    ]  # fmt: skip
+    assert "note: not enough memory for a preview" in (folder / "log.txt").read_text()
+    assert (folder / "keeper_sheet.png").exists() and (folder / "report.html").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from jobs.base_job import run_job
 from jobs.preflight import check_files
@@ -53,3 +54,17 @@ def test_copies_count_once_where_pictures_are_compared(tmp_path):
 def test_few_pictures_are_a_note(tmp_path):
     notes = check(job(tmp_path, fraction=0.5)).processes[0].notes
     assert "validation: 3 pictures that look different tell little; bands will be wide" in notes
+
+
+def test_the_files_of_a_held_out_folder_are_looked_at(tmp_path):
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    path = job(tmp_path, folder_path=str(held_out))
+    assert [problem.code for problem in check(path).all_problems] == ["data.no_images"]
+    for index in range(2):
+        Image.effect_noise((32, 32), 90 + 20 * index).save(held_out / f"noise{index}.png")
+    assert check(path, full=True).all_problems == []
+    cut = held_out / "noise1.png"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    (problem,) = check(path, full=True).all_problems
+    assert (problem.code, problem.file) == ("data.unreadable_image", str(cut))
