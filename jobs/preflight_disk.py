@@ -54,7 +54,7 @@ def needs(
             existing=max(0, there - (model_bytes or 0)),
         ),
     ]  # fmt: skip
-    found += _latents(process, items)
+    found += _latents(process, items, cached=any(folder.glob("checkpoints/step_*")))
     for model in models:
         if model.where == "hub":
             found.append(Need(f"download of {model.name}", hub_cache_root(), model.download_bytes))
@@ -118,8 +118,10 @@ def _num_saved(
     return None if shapes is None else num_weights(shapes)
 
 
-def _latents(process: DiffusionProcess | VaeProcess, items: Sequence[MediaItem]) -> list[Need]:
-    """The latents that are kept on disk, float32."""
+def _latents(
+    process: DiffusionProcess | VaeProcess, items: Sequence[MediaItem], *, cached: bool
+) -> list[Need]:
+    """The latents that are kept on disk, float32. cached: a run that trained before has them there already."""
     if not any(dataset.cache_latents_to_disk for dataset in process.datasets):
         return []
     model = resolve_model(process.model.name_or_path) or cached_snapshot(process.model.name_or_path)
@@ -132,7 +134,14 @@ def _latents(process: DiffusionProcess | VaeProcess, items: Sequence[MediaItem])
         depth * (bucket.width // shrink) * (bucket.height // shrink) * 4 + _FILE_OVERHEAD
         for bucket in seen.values()
     )
-    return [Need(f"latents of {count(len(seen), 'item')}", cache_root() / "latents", total)]
+    return [
+        Need(
+            f"latents of {count(len(seen), 'item')}",
+            cache_root() / "latents",
+            total,
+            existing=total if cached else 0,
+        )
+    ]
 
 
 def _usual_channels(process: DiffusionProcess | VaeProcess) -> int:

@@ -363,3 +363,15 @@ def test_a_file_in_the_place_of_a_folder_is_told_once(write, tmp_path):
     report = check(write(datasets=[{"folder_path": str(tmp_path / "picture.png"), "resolution": 32}]))
     (problem,) = report.all_problems
     assert problem.key == "datasets[0].folder_path"
+
+
+def test_a_run_that_goes_on_needs_no_room_for_latents_again(write, tmp_path):
+    path = write(datasets=[{"folder_path": str(tmp_path / "data"), "cache_latents_to_disk": True}])
+
+    def missing() -> int:
+        (need,) = [need for need in check(path).processes[0].disk if need.what.startswith("latents")]
+        return need.more
+
+    assert missing() > 0
+    (tmp_path / "out" / "run" / "checkpoints" / "step_000000002").mkdir(parents=True)
+    assert missing() == 0
