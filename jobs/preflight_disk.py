@@ -121,7 +121,7 @@ def _num_saved(
 def _latents(
     process: DiffusionProcess | VaeProcess, items: Sequence[MediaItem], *, cached: bool
 ) -> list[Need]:
-    """The latents that are kept on disk, float32. cached: a run that trained before has them there already."""
+    """The latents that are kept on disk, float32. cached: a run that trained before has them there."""
     if not any(dataset.cache_latents_to_disk for dataset in process.datasets):
         return []
     model = resolve_model(process.model.name_or_path) or cached_snapshot(process.model.name_or_path)
