@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,28 +158,39 @@ class Library:
 
     def summary(self, name: str) -> DatasetSummary:
         """A dataset at a glance, as of two seconds ago at most if files are written in place. Raises 404."""
-        folder = self.folder(name)
+        return self._summary_of(name, self.folder(name))
 
+    def summaries(self) -> list[DatasetSummary]:
+        """Every dataset at a glance, sorted by name."""
+        found = []
+        for name in self.names():
+            with suppress(FileNotFoundError):  # deleted since it was listed
+                found.append(self._summary_of(name, self.root / name))
+        return found
+
+    def _summary_of(self, name: str, folder: Path) -> DatasetSummary:
         def read() -> tuple[DatasetSummary, set[Path]]:
             listing = scan(folder)
-            return self._summary(name, listing), {folder, *((folder / rel).parent for rel in listing.files)}
+            folders = {folder, *((folder / rel).parent for rel in listing.files)}
+            return _summary(name, folder, listing), folders
 
         return _SUMMARIES.get(folder, read)
-
-    def _summary(self, name: str, listing: Listing) -> DatasetSummary:
-        pictures = listing.pictures
-        captions = [listing.caption_of(entry.rel) for entry in pictures]
-        newest = max((entry.mtime_ns for entry in listing.files.values()), default=0)
-        return DatasetSummary(
-            name=name, num_pictures=len(pictures),
-            num_captioned=sum(caption is not None and caption.size > 0 for caption in captions),
-            num_bytes=sum(entry.size for entry in listing.files.values()),
-            changed_at=newest / 1e9 or self.folder(name).stat().st_mtime,
-        )  # fmt: skip
 
     def listing(self, name: str) -> Listing:
         """The files of a dataset, its folders included. Raises 404."""
         return scan(self.folder(name))
+
+
+def _summary(name: str, folder: Path, listing: Listing) -> DatasetSummary:
+    pictures = listing.pictures
+    captions = [listing.caption_of(entry.rel) for entry in pictures]
+    newest = max((entry.mtime_ns for entry in listing.files.values()), default=0)
+    return DatasetSummary(
+        name=name, num_pictures=len(pictures),
+        num_captioned=sum(caption is not None and caption.size > 0 for caption in captions),
+        num_bytes=sum(entry.size for entry in listing.files.values()),
+        changed_at=newest / 1e9 or folder.stat().st_mtime,
+    )  # fmt: skip
 
 
 def scan(folder: Path) -> Listing:

@@ -77,7 +77,7 @@ def chosen_results(
 def datasets_page(request: Request, services: Served, done: Done = "") -> Response:
     """Every dataset."""
     library, reports = library_of(services), newest_reports(services)
-    summaries = [library.summary(name) for name in library.names()]
+    summaries = library.summaries()
     covers = {each.name: _cover(services, each.name) for each in summaries if each.num_pictures}
     context = {
         "datasets": summaries, "covers": covers, "links": library.links(), "root_folder": str(library.root),

@@ -75,8 +75,8 @@ def list_datasets(services: Served) -> Response:
     """Every dataset."""
     library, reports = library_of(services), newest_reports(services)
     listed = [
-        dataset_json(services, library.summary(name), reports.get(library.root / name))
-        for name in library.names()
+        dataset_json(services, summary, reports.get(library.root / summary.name))
+        for summary in library.summaries()
     ]
     return JSONResponse(DatasetList(datasets=listed, links=library.links()).model_dump(mode="json"))
 
