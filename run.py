@@ -135,7 +135,7 @@ def check(arguments: argparse.Namespace) -> int:
     from toolkit.preflight.report import as_json
 
     quiet = arguments.json or not sys.stderr.isatty()
-    progress = None if quiet else progress_bar
+    progress = None if quiet else progress_bars()
     full = arguments.full or arguments.probe  # the steps of a probe read pictures
     closer = None
     if arguments.estimate or arguments.probe:
@@ -160,21 +160,12 @@ def check(arguments: argparse.Namespace) -> int:
     return EXIT_USAGE if problems else EXIT_OK
 
 
-def progress_bar(what: str) -> Callable[[int, int], None]:
-    """A callback (done, total) that draws a bar on the terminal."""
-    from tqdm import tqdm
+def progress_bars() -> Callable[[str], Callable[[int, int], None]]:
+    """Draws a bar on the terminal for each thing that is counted: (what) -> callback (done, total)."""
+    from toolkit.progress_bars import Bars
 
-    bar = tqdm(unit="", desc=what, leave=False)
-
-    def show(done: int, total: int) -> None:
-        if done < bar.n:  # the next dataset
-            bar.reset()
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.clear()
-
-    return show
+    bars = Bars(" pictures", leave=False)
+    return lambda what: partial(bars, what)
 
 
 def steer(action: str, name: str | None, *, as_json: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from toolkit.config_modules.job import ModelProcess
@@ -14,7 +14,7 @@ from toolkit.models.geometry import read_json
 from toolkit.models.hub_cache import is_hub_id, missing_parts
 from toolkit.paths import models_root, resolve_model
 from toolkit.preflight.report import ModelReport, ProcessReport
-from toolkit.preflight.weights import read_header
+from toolkit.preflight.weights import is_cut_off, read_header
 
 MODEL_KEY = "model.name_or_path"
 # What other places of parts must hold: see toolkit/models/shared.
@@ -96,12 +96,25 @@ def check_place(  # noqa: PLR0917 - as above
 def _check_part(name: str, key: str, path: Path) -> Iterator[Problem]:
     """A folder or file that an autoencoder or text encoders should come from, and that holds no weights."""
     if path.is_file():
-        if path.suffix == ".safetensors" and read_header(path) is None:
-            yield Problem("model.load", f"'{name}': is not a readable .safetensors file", key=key)
+        yield from _check_file(name, key, path)
         return
     folders = [path, path / ("vae" if key == "model.vae_path" else "text_encoder")]
     if not any(each.suffix in (".safetensors", ".bin") for folder in folders for each in folder.glob("*")):
         yield Problem("model.load", f"'{name}': no weights in {path}", key=key)
+
+
+def _check_file(name: str, key: str, path: Path) -> Iterator[Problem]:
+    """A file of weights that cannot be read, or not to its end."""
+    if path.suffix == ".safetensors" and read_header(path) is None:
+        yield Problem("model.load", f"'{name}': is not a readable .safetensors file", key=key)
+    yield from _cut_off(name, key, [path])
+
+
+def _cut_off(name: str, key: str, files: Iterable[Path]) -> Iterator[Problem]:
+    for file in files:
+        if is_cut_off(file):
+            message = f"'{name}': {file.name} in {file.parent} ends too early"
+            yield Problem("model.load", message, key=key, remedy="download it again")
 
 
 def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Problem]:
@@ -109,8 +122,7 @@ def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Probl
     if isinstance(process, VaeProcess):
         return
     if path.is_file():
-        if path.suffix == ".safetensors" and read_header(path) is None:
-            yield Problem("model.load", f"'{name}': is not a readable .safetensors file", key=MODEL_KEY)
+        yield from _check_file(name, MODEL_KEY, path)
         return
     entry = find_architecture(process.model.arch)
     index = path / "model_index.json"
@@ -125,6 +137,7 @@ def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Probl
         message, remedy = other_pipeline(found, entry.title)
         yield Problem("model.load", f"'{name}': {message}", key=MODEL_KEY, remedy=remedy)
     elif not process.model.from_config:
+        yield from _cut_off(name, MODEL_KEY, sorted(path.glob("*/*.safetensors")))
         for part in missing_parts(path):
             remedy = "to start from random weights set model.from_config: true"
             yield Problem(

@@ -115,7 +115,7 @@ class TrainingRun:
             session.say(
                 f"note: all {trainer.settings.steps} steps are done already; raise train.steps to go on"
             )
-        elif outputs.force_first_sample or (outputs.sample_first and trainer.state.step == 0):
+        elif outputs.force_first_sample or self._preview_is_missing():
             self._preview()
         if session.stop_requested():
             return self._end(finished=False)
@@ -286,6 +286,14 @@ class TrainingRun:
         self._log()  # what a run resumed from here does not do again
         self.session.metrics.flush()
         self.writer.submit(snapshot(self.trainer, self.identity))
+
+    def _preview_is_missing(self) -> bool:
+        """Whether the step to go on from has previews due that no attempt has drawn to the end."""
+        step, outputs = self.trainer.state.step, self.outputs
+        if step == 0:
+            return outputs.sample_first
+        drawn = self.session.folder.samples_by_step().get(step, {})
+        return due(step, outputs.sample_every) and len(drawn) < len(outputs.prompts)
 
     def _preview(self) -> None:
         if self.outputs.preview is None:

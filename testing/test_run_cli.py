@@ -15,7 +15,7 @@ import pytest
 
 import run
 from testing.config_helpers import GENERATE
-from testing.job_helpers import make_dataset
+from testing.job_helpers import make_dataset, training_config
 from toolkit.errors import (
     EXIT_FAILURE,
     EXIT_OK,
@@ -272,3 +272,13 @@ def test_options_that_would_be_ignored_are_mistakes(arguments, told, capsys):
 def test_a_name_that_is_empty_is_a_name(capsys):
     assert run.main(["--status", ""]) == EXIT_USAGE
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_full_check_shows_how_far_it_is_on_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = str(training_config(tmp_path, Path("tiny-sd")))
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        assert run.main(["--check", "--full", path]) == EXIT_OK
+        shown = capsys.readouterr().err
+        assert ("pictures:" in shown) == ("/6" in shown) == is_terminal

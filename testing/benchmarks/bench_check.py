@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.quick:
         return 0
     good = found["help"] <= GOALS["help"] and found["config_error"] <= GOALS["config_error"]
-    return 0 if good and found["full_cpu"] >= GOALS["full"] else 1
+    return 0 if good and min(found["full_cpu"], found["full_wall"]) >= GOALS["full"] else 1
 
 
 if __name__ == "__main__":

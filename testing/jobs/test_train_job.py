@@ -15,6 +15,7 @@ from testing.tiny_models import build_tiny_sd15
 from toolkit.config_modules.loading import load_job
 from toolkit.errors import DatasetError, JobStopped, RunError
 from toolkit.metadata import read_metadata
+from toolkit.runs.layout import RunFolder
 from toolkit.runs.metrics import read_metrics
 from toolkit.runs.status import read_status
 from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
@@ -189,6 +190,26 @@ def test_a_stop_is_obeyed_between_two_previews(tmp_path, model, monkeypatch):
     with pytest.raises(JobStopped):
         train(training_config(tmp_path, model, "midway", train={"disable_sampling": False}))
     assert len(list((tmp_path / "out" / "midway" / "samples").iterdir())) == 1
+
+
+def test_previews_that_a_kill_cost_are_drawn_when_the_run_goes_on(tmp_path, model, monkeypatch):
+    from jobs import training_run
+
+    settings = {"train": {"steps": 4, "disable_sampling": False}, "save": {"save_every": 2}}
+    path = training_config(tmp_path, model, "drawn", **settings)
+    save_image = training_run.save_image
+
+    def die(image, file, recipe):
+        if "__000000002_1." in file.name:  # the second picture of step 2
+            raise KeyboardInterrupt
+        return save_image(image, file, recipe)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training_run, "save_image", die)
+        train(path)
+    train(path)
+    drawn = RunFolder(tmp_path / "out", "drawn").samples_by_step()
+    assert {step: sorted(pictures) for step, pictures in drawn.items()} == {0: [0, 1], 2: [0, 1], 4: [0, 1]}
 
 
 def test_a_second_run_into_the_folder_is_refused_by_name(tmp_path, model):

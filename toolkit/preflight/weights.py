@@ -68,6 +68,20 @@ def read_header(path: Path) -> Shapes | None:
         return None
 
 
+def is_cut_off(path: Path) -> bool:
+    """Whether a safetensors file is shorter than its header says, as after a download that broke off."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _LONGEST_HEADER:
+                return False
+            header = json.loads(file.read(length))
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+        return bool(path.stat().st_size < 8 + length + max(ends, default=0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error):
+        return False  # it is no such file, which is another matter
+
+
 def read_shapes(model: Path, parts: Sequence[str]) -> dict[str, Shapes] | None:
     """component -> its tensors, of a diffusers folder or a single file; None where it cannot be told.
 
