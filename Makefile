@@ -80,7 +80,7 @@ format: $(READY)  ## rewrite the sources in the common format
 
 bench: export HF_HUB_OFFLINE = 1
 bench: $(READY)  ## what steps, checkpoints, caches, starts and networks cost against bare loops
-	@missed=0; for name in step checkpoint latent_cache warm_start network check web estimate; do \
+	@missed=0; for name in step checkpoint latent_cache warm_start network check validation web estimate; do \
 		$(PY) -m testing.benchmarks.bench_$$name || missed=1; done; exit $$missed
 
 clean:  ## remove caches; runs in output/ and .venv stay

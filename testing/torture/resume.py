@@ -321,6 +321,8 @@ def main(argv: list[str] | None = None) -> int:
         raise SystemExit("a thread is running already: forking would leave it behind")
     seed = int(time.time()) if arguments.seed is None else arguments.seed
     chosen = [which for which in COMBINATIONS if arguments.only in str(which)]
+    if not chosen:
+        parser.error(f"no combination's name contains {arguments.only!r}; one is {COMBINATIONS[0]}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -292,7 +293,8 @@ def _told(plan: Plan, path: Path, *, vram: float | None, given: float | None) ->
         chosen.append(("memory", f"for a card of {size:g} GB ({why}); another: --vram GB"))
     lines += [f"  {name:<11} {text}" for name, text in chosen]
     lines += [f"  note: {note}" for note in _notes(plan)]
-    return [*lines, "", "Next:", f"  python run.py --check {path}", f"  python run.py {path}"]
+    quoted = shlex.quote(str(path))
+    return [*lines, "", "Next:", f"  python run.py --check {quoted}", f"  python run.py {quoted}"]
 
 
 def _notes(plan: Plan) -> list[str]:
