@@ -111,9 +111,10 @@ def hold_out(pictures: Iterable[Picture], fraction: float, seed: int) -> set[Pat
             chosen.append(group)
             room -= len(group)
     if len(chosen) < FEWEST:
+        alike = f" ({len(free)} where those that look alike count once)" if len(free) < count else ""
         message = (
-            f"{fraction:g} of {count} pictures ({len(free)} where those that look alike count once) holds "
-            f"out {len(chosen)}; at least {FEWEST} that look different are needed"
+            f"{fraction:g} of {count} pictures{alike} holds out {len(chosen)}; at least {FEWEST} that look "
+            "different are needed"
         )
         remedy = "raise validation.fraction, or give validation.folder_path"
         raise DatasetError(Problem("data.validation", message, key="validation.fraction", remedy=remedy))
