@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from testing.torture.real_runs import real_attempts, real_steps
 from web.launchers.local import marked
 from web.queue.states import FOLLOWERS
 
@@ -25,12 +26,16 @@ def judge(
     by_device: dict[str, list[Interval]] = defaultdict(list)
     for job in jobs:
         told = given[job["id"]]
-        runs = list(attempts(folder / "output" / told["name"] / "marks.txt", told["name"]))
+        place = folder / "output" / told["name"]
+        real = told.get("real", False)
+        runs = list(
+            real_attempts(place, told["name"]) if real else attempts(place / "marks.txt", told["name"])
+        )
         found += [f"{told['name']} ran twice at once: {line}" for line in overlaps(runs)]
         for device in told["devices"]:
             by_device[device] += runs
         found += [f"{told['name']}: {line}" for line in chain_faults(events[job["id"]])]
-        truth = untruth(job, told, folder / "output" / told["name"], kills, stops[job["id"]])
+        truth = untruth(job, told, place, kills, stops[job["id"]])
         found += [f"{told['name']} {job['status']} ({job['reason']}): {truth}"] if truth else []
         for attempt in range(1, job["attempt"] + 1):
             left = [process.pid for process in marked(f"{job['id']}.{attempt}")]
@@ -76,7 +81,8 @@ def untruth(
 ) -> str | None:  # fmt: skip
     """Why the state of a job cannot be true, or None."""
     saved = folder / "step.txt"
-    step = int(saved.read_text()) if saved.exists() else 0
+    marked_step = int(saved.read_text()) if saved.exists() else 0
+    step = real_steps(folder) if told.get("real") else marked_step
     whole = step == told["steps"]
     killed = kills.get((job["id"], job["attempt"]), set())
     status = job["status"]

@@ -1,8 +1,9 @@
 """python -m testing.torture.queue --jobs 200: the queue while what it is made of is killed at random.
 
-Short jobs on three lanes; SIGKILL for the server, a shim, a job or both, and stops of every kind, at random
-moments. Afterwards: no job ran twice at once and no device two jobs at once, none is lost or stuck, no device
-is held, no process is left, and each job's state is what really happened to it.
+Short jobs on three lanes, real trainings among them; SIGKILL for the server, a shim, a job or both, and stops
+of every kind, at random moments; each training is also killed in one of its phases, and queued again.
+Afterwards: no job ran twice at once and no device two jobs at once, none is lost or stuck, no device is held,
+no process is left, and each job's state is what really happened to it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from typing import Any
 import httpx
 
 from testing.torture.judge import judge
+from testing.torture.real_runs import REAL_STEPS, PhaseKiller, real_process
 from toolkit.paths import ROOT
 from web.launchers.attempt import AttemptFolder
 
 FINAL = {"completed", "stopped", "failed", "lost"}
 DEVICES = (["gpu:0"], ["gpu:1"], ["cpu:0"], ["gpu:0", "gpu:1"])
 STEPS = 12
+ATTEMPTS = 4  # of a real training, at most
 
 
 class Torture:
@@ -47,6 +50,7 @@ class Torture:
         self.kills: dict[tuple[str, int], set[str]] = defaultdict(set)
         self.stops: dict[str, set[str]] = defaultdict(set)
         self.done: Counter[str] = Counter()
+        self.killer = PhaseKiller(folder, lambda job, attempt, who: self.kills[job, attempt].add(who))
 
     # -- the server ---------------------------------------------------------------------------------
 
@@ -74,8 +78,8 @@ class Torture:
 
     # -- the jobs -----------------------------------------------------------------------------------
 
-    def add(self, number: int) -> None:
-        """A job of random length on random devices; some fail by themselves."""
+    def add(self, number: int, *, real: bool) -> None:
+        """A job of random length on random devices, some of which fail by themselves; or a real training."""
         name = f"job{number:04d}"
         devices = self.random.choices(DEVICES, weights=(3, 3, 3, 1))[0]
         meta = {
@@ -83,27 +87,18 @@ class Torture:
             "seconds": 0.05,
             "exit": int(self.random.random() < 0.1),
         }
-        config = {
-            "job": "train",
-            "config": {
-                "name": name,
-                "process": [
-                    {
-                        "type": "sd_trainer", "training_folder": str(self.folder / "output"), "device": "cpu",
-                        "model": {"name_or_path": "tiny-sd"}, "network": {"type": "lora", "linear": 4},
-                        "datasets": [{"folder_path": str(ROOT / "datasets" / "drawings"),
-                        "resolution": [32]}],
-                        "train": {"steps": 4, "dtype": "fp32"},
-                        "sample": {"prompts": ["a red circle"], "width": 32, "height": 32},
-                    }
-                ],
-            },
-            "meta": meta,
-        }  # fmt: skip
+        if real:
+            meta = {"real": True, "steps": REAL_STEPS, "exit": 0}
+        process = real_process(self.folder / "output") | (
+            {} if real else {"train": {"steps": 4, "dtype": "fp32"}}
+        )
+        config = {"job": "train", "config": {"name": name, "process": [process]}, "meta": meta}
         made = self.client.post("/api/jobs", json={"config": config, "devices": devices})
         made.raise_for_status()
         job_id = made.json()["id"]
-        self.jobs[job_id] = {"name": name, "devices": devices, **meta}
+        self.jobs[job_id] = {"name": name, "devices": devices, "real": real, **meta}
+        if real:
+            self.killer.add(job_id, name)
         self.client.post(f"/api/jobs/{job_id}/enqueue", json={}).raise_for_status()
 
     def all_jobs(self) -> list[dict[str, Any]]:
@@ -128,6 +123,8 @@ class Torture:
             return
         query = {"status": ["starting", "running", "stopping"]}
         active = self.client.get("/api/jobs", params=query).json()["jobs"]
+        # A training needs seconds to get to the phase that it is to be killed in.
+        active = [job for job in active if not self.jobs[job["id"]]["real"] or self.random.random() < 0.05]
         if not active:
             return
         job = self.random.choice(active)
@@ -159,23 +156,35 @@ class Torture:
                 os.kill(victim.pid, signal.SIGKILL)
             self.done[f"{name} killed"] += 1
 
-    def run(self, count: int, limit_s: float, pause_s: float) -> list[dict[str, Any]]:
+    def again(self, jobs: list[dict[str, Any]]) -> bool:
+        """Queue real trainings that did not get through once more; whether there were any."""
+        ended = [job for job in jobs if job["status"] in FINAL - {"completed"} and job["attempt"] < ATTEMPTS]
+        found = [job for job in ended if self.jobs[job["id"]]["real"]]
+        for job in found:
+            self.client.post(f"/api/jobs/{job['id']}/enqueue", json={}).raise_for_status()
+            self.done["real queued again"] += 1
+        return bool(found)
+
+    def run(self, count: int, real: int, limit_s: float, pause_s: float) -> list[dict[str, Any]]:
         """Queue the jobs, hurt them until all have ended; the jobs then."""
         self.start_server()
+        chosen = set(self.random.sample(range(count), real))
         for number in range(count):
-            self.add(number)
+            self.add(number, real=number in chosen)
+        self.killer.start()
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
             time.sleep(self.random.uniform(0, 2 * pause_s))
             jobs = self.all_jobs()
-            if all(job["status"] in FINAL for job in jobs):
-                return jobs
             with suppress(httpx.TransportError):
+                if not self.again(jobs) and all(job["status"] in FINAL for job in jobs):
+                    return jobs
                 self.hurt()
         return self.all_jobs()
 
     def close(self) -> None:
         """End the server."""
+        self.killer.close()
         if self.server is not None:
             self.server.kill()
             self.server.wait()
@@ -192,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run it; 0 if nothing was wrong."""
     parser = argparse.ArgumentParser(prog="python -m testing.torture.queue", description=__doc__)
     parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--real", type=int, default=30, help="how many of them are trainings by run.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--pause", type=float, default=0.4, help="seconds between two bad things, on average")
@@ -203,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torture = Torture(folder, wanted.seed)
         started = time.monotonic()
         try:
-            jobs = torture.run(wanted.jobs, 60 * wanted.minutes, wanted.pause)
+            jobs = torture.run(wanted.jobs, wanted.real, 60 * wanted.minutes, wanted.pause)
             events = {
                 job["id"]: torture.client.get(f"/api/jobs/{job['id']}/events").json()["events"]
                 for job in jobs
@@ -217,7 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         spent = time.monotonic() - started
     states = Counter(job["status"] for job in jobs)
     attempts = sum(job["attempt"] for job in jobs)
-    print(f"{len(jobs)} jobs, {attempts} attempts, {spent:.0f} s; {dict(states)}; {dict(torture.done)}")
+    print(f"{len(jobs)} jobs, {attempts} attempts, {spent:.0f} s; {dict(states)}; "
+          f"{dict(torture.done + torture.killer.done)}")  # fmt: skip
     for line in found:
         print(f"wrong: {line}")
     if found:

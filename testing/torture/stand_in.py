@@ -2,7 +2,8 @@
 
     python testing/torture/stand_in.py CONFIG --name=NAME
 
-`meta:` of the config says how it behaves: steps, seconds (of a step), exit (its code), ignore (stops). Each
+`meta:` of the config says how it behaves: steps, seconds (of a step), exit (its code), ignore (stops); with
+real it is run.py itself. Each
 step of each attempt is written to marks.txt with the process's number, so that a test can see whether two
 ever ran at once.
 """
@@ -28,6 +29,8 @@ from toolkit.runs.status import StatusWriter
 def main(argv: list[str]) -> int:
     """Run; the exit code."""
     config = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))
+    if (config.get("meta") or {}).get("real"):  # no stand-in is wanted
+        os.execv(sys.executable, [sys.executable, "run.py", *argv])  # noqa: S606 - our own program
     name = argv[1].removeprefix("--name=")
     wanted = {"steps": 5, "seconds": 0.05, "exit": 0, "ignore": False, **(config.get("meta") or {})}
     process = config["config"]["process"][0]

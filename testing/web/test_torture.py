@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,15 +11,29 @@ import pytest
 
 from testing.torture import queue
 from testing.torture.judge import chain_faults, judge, overlaps, untruth
+from testing.torture.real_runs import REAL_STEPS, real_attempts, real_steps
 from testing.web.conftest import ROOT
 from web.launchers.attempt import MARK
 
 
 @pytest.mark.slow
 def test_the_queue_survives_being_killed(capsys):
-    assert queue.main(["--jobs", "40", "--seed", "3", "--minutes", "6", "--pause", "0.3"]) == 0, (
-        capsys.readouterr().out
-    )
+    assert (
+        queue.main(["--jobs", "40", "--real", "3", "--seed", "3", "--minutes", "6", "--pause", "0.3"]) == 0
+    ), capsys.readouterr().out
+
+
+def test_a_training_is_through_only_with_its_model(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [
+        {"step": step, "loss": 1.0, "attempt": 1 + (step > 8), "time": float(step)} for step in range(1, 17)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert real_steps(run) == REAL_STEPS - 1
+    (run / "run.safetensors").touch()
+    assert real_steps(run) == REAL_STEPS
+    assert list(real_attempts(run, "run")) == [(1.0, 8.0, "run (attempt 1)"), (9.0, 16.0, "run (attempt 2)")]
 
 
 def event(before: str | None, after: str | None) -> dict:
