@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from jobs import build
 from jobs.losses import extra_prompts, noise_maker, t_sampler
 from jobs.session import Session
@@ -23,6 +25,7 @@ from toolkit.data.transforms import load_pixels
 from toolkit.data.unchanged import Unchanged
 from toolkit.errors import ModelError, Problem
 from toolkit.paths import cache_root
+from toolkit.text import size
 from toolkit.training.out_of_memory import in_halves, telling
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ Stream = Generator[Batch, None, None]
 
 # Larger batches gain nothing on a CPU, and their last bits would depend on which pictures are already cached.
 ENCODE_BATCH_SIZE = 1
+# Embeddings of captions in memory; of up to so many texts they are kept there in any case.
+MOST_PROMPT_BYTES, _FEW_TEXTS = 2**30, 64
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ def _cached_latents(
     session.phase("caching", "Caching latents")
     encode = in_halves(
         lambda pixels: model.encode_images(pixels.to(device)),
-        lambda size: session.say(f"note: not enough memory; encoding {size} pictures at a time"),
+        lambda number: session.say(f"note: not enough memory; encoding {number} pictures at a time"),
     )
     remedies = ("close other programs on the device", "model.dtype: bf16", "a smaller datasets.resolution")
     with telling("caching latents", remedies):
@@ -207,17 +212,18 @@ def cached_prompts(
 ) -> PromptCache | None:
     """Every text that the loss may read, encoded once; None while a text encoder is trained.
 
-    Texts are few and small next to latents, so they are kept even where the config does not ask for it;
+    They are kept even where the config does not ask for it: in memory, unless that took too much of it;
     `cache_text_embeddings` keeps them on disk. texts: each with an item that has it, if any.
     """
     fit_windows(trained.model, texts, session)
     if trained.trains_text_encoder:
         return None
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
-    folder = cache_root() / "prompts" if on_disk else None
-    cache = PromptCache(folder, trained.model.text_encoder_hash, tell=session.note)
     session.phase("caching", "Encoding captions")
     with telling("encoding captions", ("close other programs on the device", "model.dtype: bf16")):
+        on_disk = on_disk or _fill_memory(texts, trained.model, session)
+        folder = cache_root() / "prompts" if on_disk else None
+        cache = PromptCache(folder, trained.model.text_encoder_hash, tell=session.note)
         cache.fill(
             texts,
             trained.model.encode_prompts,
@@ -225,3 +231,16 @@ def cached_prompts(
             should_stop=session.stop_requested,
         )
     return cache
+
+
+def _fill_memory(texts: Mapping[str, MediaItem | None], model: Architecture, session: Session) -> bool:
+    """Whether embeddings of so many texts take more memory than they should; said so if they do."""
+    if len(texts) <= _FEW_TEXTS:
+        return False
+    with torch.no_grad():
+        one = model.encode_prompts([next(iter(texts))]).tensors()
+    num_bytes = len(texts) * sum(tensor.nbytes for tensor in one.values())
+    if num_bytes <= MOST_PROMPT_BYTES:
+        return False
+    session.notes([f"{len(texts)} captions are {size(num_bytes)} of embeddings, which are kept on disk"])
+    return True

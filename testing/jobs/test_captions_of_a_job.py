@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jobs import diffusion_data
 from jobs.base_job import run_job
 from jobs.scanning import scan_datasets
 from testing.job_helpers import make_dataset, training_config
@@ -72,6 +73,18 @@ def test_long_captions_are_counted_and_all_encoded_alike(tmp_path, model, data):
     assert "1 of 6 need 2, 1 of 6 need 3; all are encoded with 3" in log
     short = train(training_config(tmp_path, model, "free", **dataset(data, shuffle_tokens=True)))
     assert "1 of 6 need 2, 1 of 6 need 3" in (short / "log.txt").read_text(encoding="utf-8")
+
+
+def test_captions_that_fill_the_memory_are_kept_on_disk(tmp_path, model, data, monkeypatch):
+    small = train(training_config(tmp_path, model, "small", **dataset(data)))
+    monkeypatch.setattr(diffusion_data, "_FEW_TEXTS", 2)
+    monkeypatch.setattr(diffusion_data, "MOST_PROMPT_BYTES", 5000)
+    assert not list(tmp_path.rglob("prompts"))
+    large = train(training_config(tmp_path, model, "large", **dataset(data)))
+    log = (large / "log.txt").read_text(encoding="utf-8")
+    assert "note: 6 captions are 17.3 kB of embeddings, which are kept on disk" in log  # 6 x 30 x 24 floats
+    assert list(tmp_path.rglob("prompts"))
+    assert all(torch.equal(weight, weights(small)[name]) for name, weight in weights(large).items())
 
 
 @pytest.mark.parametrize("changes", [{}, {"shuffle_tokens": True}, {"random_triggers": ["zzz"]}])
