@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import struct
 import time
 import zlib
@@ -299,6 +300,28 @@ def test_12_a_thumbnail_carries_nothing_of_its_original(client, files):
         assert small.size == (32, 64) and not small.getexif()
     assert b"where I live" not in response.content
     assert client.get("/api/img/datasets/cats/gps.jpg", params={"thumb": 5000}).status_code == 422
+
+
+# -- 19: addresses that the server should ask ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["http://169.254.169.254/latest/meta-data", "file:///etc/passwd", "//evil/x"]
+)
+def test_19_an_address_in_a_config_is_asked_by_nobody(client, config, monkeypatch, address):
+    asked: list[object] = []
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, lambda _self, where, *_: asked.append(where))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
+    text = config().replace("name_or_path: tiny-sd", f"name_or_path: {address}")
+    assert address in text
+    assert client.post("/api/config/validate", json={"config_yaml": text}).status_code in (200, 422)
+    made = client.post("/api/jobs", json={"config_yaml": text, "devices": ["cpu:0"]})
+    assert made.status_code in (201, 422)
+    if made.status_code == 201:
+        assert client.get(f"/jobs/{made.json()['id']}/edit").status_code == 200
+        client.post(f"/api/jobs/{made.json()['id']}/enqueue", json={})
+    assert asked == []
 
 
 # -- 20: headers and ranges -------------------------------------------------------------------------
