@@ -13,6 +13,6 @@ from testing.benchmarks import bench_eval
 def test_the_cost_of_an_evaluation_is_measured_and_shared_noise_saves_most_of_it(capsys):
     assert bench_eval.main(["--quick"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["control"] > 0 and found["cost"] > 0  # how fast is the benchmark's own business
+    assert found["control"] > 0 and 0.8 < found["cost_best"] < 1.5  # 1.02 where the benchmark has its time
     assert found["saving_rewording"] >= 100
     assert found["saving_none"] > 1  # none is so far from a caption here that its difference is seen anyway

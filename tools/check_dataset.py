@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 # As a file (`python tools/check_dataset.py`) it finds its packages only from the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from toolkit.data.captions import is_extension
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 EPILOG = f"""exit codes: {EXIT_OK} a training would take it; {EXIT_FAILURE} it would not (with --strict:
 or there is something to look at); {EXIT_USAGE} a mistake in the arguments"""
+MAX_RESOLUTION, MAX_MULTIPLE = 16384, 512  # pixels
 SHOWN = 5  # files of each kind of finding on the terminal
 
 
@@ -79,6 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if min(*options.resolution, options.size_multiple, 10**6) < 1:
         parser.error("--resolution and --size-multiple must be at least 1")
+    if options.size_multiple > MAX_MULTIPLE or max(options.resolution) > MAX_RESOLUTION:
+        limits = f"--resolution at most {MAX_RESOLUTION}, --size-multiple at most {MAX_MULTIPLE}"
+        parser.error(f"{limits}: no model takes more")
+    if not is_extension(options.caption_ext):
+        parser.error(f"--caption-ext {options.caption_ext!r} must be the end of a file's name, such as .txt")
     try:
         return _run(options)
     except UserError as error:
@@ -136,20 +143,22 @@ def _exit_code(report: CheckReport, *, strict: bool) -> int:
 def _tell(check: DatasetCheck) -> None:
     """A data set's findings in a few lines each."""
     from toolkit.dataset_check.report import FINDINGS
+    from toolkit.text import count
 
-    print(f"{check.path}: {check.num_pictures} pictures")
+    print(f"{check.path}: {count(check.num_pictures, 'picture')}")
     for problem in check.problems:
         print(f"  error: {problem}")
     files = [(picture.path, finding) for picture in check.pictures for finding in picture.findings]
     files += list(check.other_files.items())
-    for code, count in check.counts.items():
-        print(f"  {count} {FINDINGS.get(code, code)}")
+    for code, number in check.counts.items():
+        print(f"  {number} {FINDINGS.get(code, code)}")
         for name, finding in [each for each in files if each[1].code == code][:SHOWN]:
             print(f"    {name}: {finding.message}")
-        if count > SHOWN:
-            print(f"    and {count - SHOWN} more")
-    buckets = ", ".join(f"{row.width}x{row.height}: {row.pictures}" for row in check.buckets)
-    print(f"  buckets {buckets}")
+        if number > SHOWN:
+            print(f"    and {number - SHOWN} more")
+    if check.buckets:
+        buckets = ", ".join(f"{row.width}x{row.height}: {row.pictures}" for row in check.buckets)
+        print(f"  buckets {buckets}")
     if check.tags:
         kind = "words" if check.tags_are_words else "tags"
         print(f"  {kind} {', '.join(f'{row.tag} {row.pictures}' for row in check.tags[:12])}")

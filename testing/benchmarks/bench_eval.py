@@ -245,7 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         num_images, num_draws = (4, 8) if quick else (24, DRAWS)
-        sizes = (4, 4, 3) if quick else (8, DRAWS, 9)
+        # Eight images have seven others each, so that both have as many rows a pass.
+        sizes = (8, 4, 3) if quick else (8, DRAWS, 9)
         found = cost(model, folder / "cost", num_images=sizes[0], num_draws=sizes[1], rounds=sizes[2])
         for name, others in (("none", [""] * num_images), ("rewording", rewordings(num_images))):
             value = saving(model, folder / name, others, num_images=num_images, num_draws=num_draws)

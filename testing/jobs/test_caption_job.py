@@ -14,8 +14,9 @@ from jobs.base_job import run_job
 from jobs.preflight import check_files
 from testing.caption_models import save_blip
 from testing.config_helpers import problems_of
-from toolkit.config_modules.caption import CaptionConfig
+from toolkit.config_modules.caption import PICTURE_EXTENSIONS, CaptionConfig
 from toolkit.config_modules.loading import load_job
+from toolkit.data.image_files import IMAGE_SUFFIXES
 from toolkit.paths import ROOT
 from tools import caption_dataset
 
@@ -112,6 +113,7 @@ config:
         (", num_beams: 0", "num_beams: must be at least 1"),
         (", recaptions: true", "did you mean 'recaption'?"),
         (", caption_ext: ../x", "caption_ext"),
+        (", caption_ext: png", "is that of pictures"),
         (", batch_size: 0", "batch_size: must be at least 1"),
     ],
 )
@@ -144,6 +146,20 @@ def test_the_tools_mistakes_are_one_line(options, code, told, capsys):
     assert caption_dataset.main(options) == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and told in lines[0]
+
+
+def test_captions_take_no_pictures_name(photos, capsys):
+    assert set(PICTURE_EXTENSIONS) == set(IMAGE_SUFFIXES)
+    options = ["--dataset-path", str(photos), "--model", "a/b", "--recaption", "--caption-ext", "JPG"]
+    assert caption_dataset.main(options) == 2
+    assert "is that of pictures" in capsys.readouterr().err
+
+
+def test_an_out_dir_that_is_a_file_is_told(photos, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    options = ["--dataset-path", str(photos), "--model", "a/b", "--out-dir", str(tmp_path / "file")]
+    assert caption_dataset.main(options) == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_the_section_has_the_tools_options_and_defaults():

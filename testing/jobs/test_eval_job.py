@@ -106,6 +106,7 @@ config:
         ("t_range: [0.5, 0.1]", "t_range must rise"),
         ("timestep_type: sigmoit", "did you mean 'sigmoid'?"),
         ("target_q: 0.1, caption_ablation_compare: false", "need caption_ablation_compare"),
+        ("caption_ext: ''", "must be the end of a file's name"),
         ("fixed_noise_std: 2", "fixed_noise_std: must be at most 1"),
     ],
 )

@@ -175,7 +175,8 @@ def test_what_is_no_data_set_is_told(tmp_path, capsys, arguments, code, named):
 
 
 def test_wrong_arguments_end_with_two(good, capsys):
-    for arguments in ([], [str(good), "--resolution", "0"]):
+    wrong = (["--resolution", "0"], ["--size-multiple", "100000"], ["--caption-ext", ""])
+    for arguments in ([], *([str(good), *each] for each in wrong)):
         with pytest.raises(SystemExit) as ended:
             check_dataset.main(arguments)
         assert ended.value.code == 2

@@ -136,6 +136,11 @@ def test_some_of_the_images(drawings, tmp_path):
         (["--model-config-file", "/no/such.json"], 2, ["/no/such.json: cannot be read"]),
         (["--dtype", "fp17"], 2, ["fp17"]),
         (["--arch", "sd51"], 3, ["sd51"]),
+        (["--timestep-type", "cubist", "--dtype", "float8", "--fdr", "2"], 2, ["cubist", "float8", "fdr"]),
+        (["--job-name", "x" * 250], 2, ["of at most 200 bytes"]),
+        (["--caption-ext", ""], 2, ["caption_ext: '' must be the end of a file's name"]),
+        (["--eval-resolution", "7"], 2, ["eval_resolution: 7 must be at least 8"]),
+        (["--apply-inference-lora"], 2, ["apply_inference_lora: no LoRA is named"]),
     ],
 )
 def test_mistakes_are_one_line_each(drawings, tmp_path, capsys, options, code, named):
@@ -147,6 +152,25 @@ def test_mistakes_are_one_line_each(drawings, tmp_path, capsys, options, code, n
         assert any(name in line for line in errors), errors
     assert "Traceback" not in "".join(lines)
     assert not (tmp_path / REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"name_or_path": 5, "arch": 3, "dtype": 7}, ["name_or_path: 5", "arch: 3", "dtype: 7"]),
+        ({"name_or_path": "tiny-sd", "vae_path": 4}, ["vae_path: 4 is no text"]),
+        ({"name_or_path": "tiny-sd", "lora_path": "/no/l.safetensors"}, ["lora: no such file"]),
+    ],
+)
+def test_mistakes_in_a_models_file_are_one_line_each(drawings, tmp_path, capsys, more, named):
+    config = tmp_path / "model.json"
+    config.write_text(json.dumps(more), encoding="utf-8")
+    options = ["--dataset-path", str(drawings), "--model-config-file", str(config), "--apply-inference-lora",
+               "--against-base", "--out-dir", str(tmp_path)]  # fmt: skip
+    assert eval_dataset.main(options) == 2
+    said = capsys.readouterr().err
+    assert all(each in said for each in named)
+    assert ("needs a LoRA" in said) == ("lora_path" not in more)
 
 
 def test_an_out_dir_that_is_a_file_is_told_before_anything_is_loaded(drawings, tmp_path, capsys):

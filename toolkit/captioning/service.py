@@ -15,6 +15,7 @@ from toolkit.captioning.request import CaptionRequest
 from toolkit.captioning.wording import compose
 from toolkit.data.image_files import open_rgb
 from toolkit.errors import DatasetError, JobStopped, Problem, RunError
+from toolkit.runs import atomic
 from toolkit.runs.lock import RunLock
 from toolkit.runs.watcher import Watcher
 from toolkit.text import count
@@ -46,7 +47,8 @@ def run_captioning(
         watcher.say(f"note: {line}")
     if request.dry_run:
         return _Run(request, watcher, plan, None).caption(load)
-    request.out_dir.mkdir(parents=True, exist_ok=True)
+    with atomic.reporting(request.out_dir):
+        request.out_dir.mkdir(parents=True, exist_ok=True)
     with RunLock(request.record_path.with_suffix(".lock")):
         return _Run(request, watcher, plan, Record(request.record_path, request.fingerprint)).caption(load)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Int, Section, Text
+
+PICTURE_EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp")
 
 
 class CaptionConfig(Section):
@@ -52,3 +55,11 @@ class CaptionConfig(Section):
         if isinstance(extension, str) and extension and not extension.startswith("."):
             data["caption_ext"] = f".{extension}"
         return data
+
+    @field_validator("caption_ext")
+    @classmethod
+    def _no_picture(cls, extension: str) -> str:
+        """A caption never takes the name of a picture."""
+        if extension.lower() in PICTURE_EXTENSIONS:
+            raise PydanticCustomError("caption_ext", "is that of pictures; take txt, caption or json")
+        return extension

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import AnyOf, Float, Int, Section, Text
 from toolkit.config_modules.text_lists import list_or_file
+from toolkit.data.captions import is_extension, normalize_extension
 from toolkit.data.dataset_list import is_list
 from toolkit.paths import resolve_path
 
@@ -18,7 +19,9 @@ _NO_CONTROL = "only counts with controls"
 
 
 def _with_dot(extension: str) -> str:
-    return extension if not extension or extension.startswith(".") else f".{extension}"
+    if not is_extension(extension):
+        raise PydanticCustomError("extension", "must be the end of a file's name, such as .txt")
+    return normalize_extension(extension)
 
 
 def _replacement(text: str) -> str:
@@ -32,6 +35,7 @@ Resolution = Annotated[Int, Field(ge=8, le=16384)]
 Channel = Annotated[Int, Field(ge=0, le=255)]
 Replacement = Annotated[Text, AfterValidator(_replacement)]
 Word = Annotated[Text, Field(min_length=1)]
+Extension = Annotated[Text, AfterValidator(_with_dot)]
 
 
 class DatasetConfig(Section):
@@ -72,7 +76,7 @@ class DatasetConfig(Section):
         description="Refuse what else is only noted: missing and empty captions, captions without picture, "
         "enlarged, animated and duplicate pictures, damaged EXIF data, unread files.",
     )
-    caption_ext: Annotated[Text, AfterValidator(_with_dot)] = Field(
+    caption_ext: Extension = Field(
         ".txt", description="Extension of caption files, each beside its picture; the dot may be left out."
     )
     default_caption: Text | None = Field(

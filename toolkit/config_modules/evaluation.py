@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Float, Int, Section, Text, one_of
+from toolkit.config_modules.datasets import Extension
 from toolkit.config_modules.names import EVAL_TIMESTEP_TYPES
 
 Share = Annotated[Float, Field(gt=0, le=1)]
@@ -21,7 +22,7 @@ class EvalConfig(Section):
     dataset_path: list[Text] = Field(
         min_length=1, description="Folders of pictures with captions, or .json or .jsonl lists of them."
     )
-    caption_ext: Text = Field(".txt", description="Extension of caption files.")
+    caption_ext: Extension = Field(".txt", description="Extension of caption files.")
     default_caption: Text | None = Field(None, description="Caption of images without one.")
     trigger_word: Text | None = Field(
         None, description="Stands for [trigger] in captions; those without it are flagged."

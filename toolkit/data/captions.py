@@ -26,6 +26,11 @@ def normalize_extension(extension: str) -> str:
     return extension if extension.startswith(".") else f".{extension}"
 
 
+def is_extension(text: str) -> bool:
+    """Whether a text, with or without its dot, can end the name of a file beside a picture."""
+    return re.fullmatch(r"\.?\w[\w.-]*", text) is not None
+
+
 def tidy(text: str) -> str:
     """One line: line breaks and runs of blanks become single blanks."""
     return " ".join(text.split())

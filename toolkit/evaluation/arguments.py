@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.config_modules.names import DTYPES, EVAL_TIMESTEP_TYPES
+from toolkit.data.captions import is_extension
 from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.paths import OUTPUT_ROOT, resolve_path
@@ -15,29 +18,27 @@ MODEL_KEYS = ("name_or_path", "arch", "vae_path", "dtype")
 # ai-toolkit's tool reads these too; they say nothing here, or only at their defaults.
 MODEL_KEYS_PASSED_OVER = ("low_vram", "quantize", "qtype", "vae_dtype", "te_dtype")
 LORA_KEYS = ("inference_lora_path", "lora_path")
+MAX_NAME_BYTES = 200  # of a job: file systems take 255, and names of files add to it
 
 
 def make_request(values: Mapping[str, Any]) -> Any:
     """An EvalRequest. Keys as in tools.eval_dataset. Raises ConfigError."""
     if values["caption_ablation"] == "blank":  # what the comparison with no caption measures anyway
         values = {**values, "caption_ablation": "none", "caption_ablation_compare": True}
-    problems = list(_wrong(values))
+    problems: list[Problem] = []
     model = _model(values, problems)
+    values = {**values, "lora": values.get("lora") or model.get("lora"), "dtype": model.get("dtype")}
+    problems += _wrong(values)
     if problems:
         raise ConfigError(problems)
     # Imported after the checks: a typo is answered before torch is there.
     from toolkit.accelerator import parse_dtype, pick_device
-    from toolkit.evaluation.draws import TIMESTEP_TYPES, Design
+    from toolkit.evaluation.draws import Design
     from toolkit.evaluation.evaluate import Settings
     from toolkit.evaluation.request import EvalRequest
 
-    if values["timestep_type"] not in TIMESTEP_TYPES:
-        guess = did_you_mean(values["timestep_type"], TIMESTEP_TYPES)
-        hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(TIMESTEP_TYPES)}"
-        raise ConfigError(Problem("eval.timestep_type", f"unknown '{values['timestep_type']}'; {hint}",
-                                  key="timestep_type"))  # fmt: skip
     device = pick_device(values.get("device"))
-    dtype = model.get("dtype") or ("fp32" if device.type == "cpu" else "bf16")
+    dtype = values["dtype"] or ("fp32" if device.type == "cpu" else "bf16")
     out_dir = values.get("out_dir") or OUTPUT_ROOT / "eval" / values["job_name"]
     return EvalRequest(
         dataset_paths=list(values["dataset_path"]),
@@ -47,7 +48,7 @@ def make_request(values: Mapping[str, Any]) -> Any:
         out_dir=Path(out_dir).expanduser(),
         job_name=values["job_name"],
         step=values["step"],
-        lora=values.get("lora") or model.get("lora"),
+        lora=values["lora"],
         lora_multiplier=values.get("lora_multiplier", 1.0),
         against_base=values.get("against_base", False),
         device=device,
@@ -86,9 +87,10 @@ def make_request(values: Mapping[str, Any]) -> Any:
 # key -> (whether a value is right, what is asked of it)
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
-        ("batch_size", "samples_per_image", "max_samples", "eval_resolution"),
+        ("batch_size", "samples_per_image", "max_samples"),
         (lambda value: value >= 1, "must be at least 1"),
     ),
+    "eval_resolution": (lambda value: value >= 8, "must be at least 8"),
     **dict.fromkeys(("step", "others"), (lambda value: value >= 0, "must not be negative")),
     **dict.fromkeys(
         ("sample_fraction", "fixed_noise_std"), (lambda value: 0 < value <= 1, "must be in (0, 1]")
@@ -97,9 +99,15 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "target_se": (lambda value: value > 0, "must be above 0"),
     "t_range": (lambda value: 0 <= value[0] < value[1] <= 1, "must rise inside 0 and 1"),
     "job_name": (
-        lambda value: bool(value) and value == Path(value).name and value[0] != ".",
-        "cannot be a file's name",
+        lambda value: (
+            bool(value)
+            and value == Path(value).name
+            and value[0] != "."
+            and len(os.fsencode(value)) <= MAX_NAME_BYTES
+        ),
+        f"cannot be a file's name of at most {MAX_NAME_BYTES} bytes",
     ),
+    "caption_ext": (is_extension, "must be the end of a file's name, such as .txt"),
 }
 
 
@@ -109,17 +117,32 @@ def _wrong(values: Mapping[str, Any]) -> Iterator[Problem]:
         value = values.get(key)
         if value is not None and not is_right(value):
             yield _problem(key, f"{value!r} {message}")
+    yield from _unknown(values)
     for key in ("target_se", "target_q"):
         if values.get(key) is not None and not values["caption_ablation_compare"]:
             yield _problem(key, "needs the comparison with the empty caption", "leave it on")
     if values.get("against_base") and not values.get("lora"):
         yield _problem("against_base", "needs a LoRA to compare with the base model", "name one with lora")
+    if values.get("apply_inference_lora") and not values.get("lora"):
+        yield _problem("apply_inference_lora", "no LoRA is named", "name it in the model_config_file")
     if values.get("lora") and not resolve_path(values["lora"]).is_file():
         yield _problem("lora", f"no such file: {values['lora']}")
     for path in values["dataset_path"]:
         place = resolve_path(path)
         if not place.is_dir() and not (is_list(place) and place.is_file()):
             yield _problem("dataset_path", f"no such folder, nor a .json or .jsonl list: {path}")
+
+
+def _unknown(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Names that stand for nothing."""
+    name = values["timestep_type"]
+    if name not in EVAL_TIMESTEP_TYPES:
+        guess = did_you_mean(name, EVAL_TIMESTEP_TYPES)
+        hint = f"did you mean '{guess}'?" if guess else f"known: {', '.join(EVAL_TIMESTEP_TYPES)}"
+        yield Problem("eval.timestep_type", f"unknown '{name}'; {hint}", key="timestep_type")
+    dtype = values["dtype"]
+    if dtype is not None and dtype.lower().removeprefix("torch.") not in DTYPES:
+        yield _problem("dtype", f"unknown dtype '{dtype}'; known: {', '.join(DTYPES)}")
 
 
 def _problem(key: str, message: str, remedy: str | None = None) -> Problem:
@@ -131,27 +154,38 @@ def _model(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
     model: dict[str, Any] = {}
     file = values.get("model_config_file")
     if file:
-        try:
-            read = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            problems.append(Problem("eval.argument", f"cannot be read: {error}", file=str(file)))
+        read = _read(file, problems)
+        if read is None:
             return model
-        if not isinstance(read, dict):
-            problems.append(Problem("eval.argument", "must hold one object", file=str(file)))
-            return model
+        with_lora = bool(values.get("apply_inference_lora"))
         for key, value in read.items():
-            if key in MODEL_KEYS:
+            if key not in MODEL_KEYS + LORA_KEYS:
+                if key not in MODEL_KEYS_PASSED_OVER or value not in (None, False, "", "qfloat8"):
+                    known = ", ".join(MODEL_KEYS)
+                    problems.append(Problem("eval.argument", f"unknown or unsupported key; known: {known}",
+                                            file=str(file), key=key))  # fmt: skip
+            elif not isinstance(value, str | None):
+                problems.append(Problem("eval.argument", f"{value!r} is no text", file=str(file), key=key))
+            elif key in MODEL_KEYS:
                 model[key] = value
-            elif key in LORA_KEYS:
+            elif with_lora and value:
                 # As in ai-toolkit's tool, a LoRA of the model is left out unless it is asked for.
-                if values.get("apply_inference_lora") and value:
-                    model["lora"] = value
-            elif key not in MODEL_KEYS_PASSED_OVER or value not in (None, False, "", "qfloat8"):
-                known = ", ".join(MODEL_KEYS)
-                problems.append(Problem("eval.argument", f"unknown or unsupported key; known: {known}",
-                                        file=str(file), key=key))  # fmt: skip
+                model["lora"] = value
     given = {"name_or_path": values.get("model"), "arch": values.get("arch"), "dtype": values.get("dtype")}
     model |= {key: value for key, value in given.items() if value is not None}
     if not model.get("name_or_path"):
         problems.append(_problem("model", "no model is named", "give --model or name_or_path"))
     return model
+
+
+def _read(file: str, problems: list[Problem]) -> dict[str, Any] | None:
+    """The object in a model's config file, or None and a problem more."""
+    try:
+        read = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(Problem("eval.argument", f"cannot be read: {error}", file=str(file)))
+        return None
+    if not isinstance(read, dict):
+        problems.append(Problem("eval.argument", "must hold one object", file=str(file)))
+        return None
+    return read

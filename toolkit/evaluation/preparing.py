@@ -23,6 +23,7 @@ from toolkit.models.catalogue import find_architecture
 from toolkit.models.geometry import read_json, size_multiple
 from toolkit.paths import resolve_model, resolve_path
 from toolkit.runs.watcher import Watcher
+from toolkit.text import count
 
 if TYPE_CHECKING:
     from toolkit.models.base import Architecture
@@ -103,7 +104,7 @@ def scan(request: EvalRequest, watcher: Watcher) -> list[Dataset]:
         if items and not chosen:
             reason = f"a share of {request.sample_fraction} of {len(items)} images is none"
             problems.append(Problem("eval.no_images", reason, file=path, remedy="raise sample_fraction"))
-        watcher.say(f"{path}: {len(items)} images, {len(chosen)} to measure")
+        watcher.say(f"{path}: {count(len(items), 'image')}, {len(chosen)} to measure")
         datasets.append(Dataset(path, place.parent if is_list(place) else place, items, chosen))
     if problems:
         raise DatasetError(problems)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
+from toolkit.seeding import keyed_seed
+
 Floats = NDArray[numpy.float64]
 
 CONFIDENCE = 0.95
@@ -159,7 +161,8 @@ def bootstrap_interval(values: Sequence[float] | Floats, *, seed: int = 0, resam
         return Estimate(mean, 0.0 if len(data) > 1 else math.inf, mean, mean)
     found = bootstrap(
         (data,), numpy.mean, n_resamples=resamples, confidence_level=CONFIDENCE, method="BCa",
-        rng=numpy.random.default_rng(seed), batch=max(1, _NUMBERS_AT_ONCE // len(data)),
+        rng=numpy.random.default_rng(keyed_seed("bootstrap", seed)),
+        batch=max(1, _NUMBERS_AT_ONCE // len(data)),
     )  # fmt: skip
     low, high = (float(bound) for bound in found.confidence_interval)
     return Estimate(mean, float(found.standard_error), low, high)

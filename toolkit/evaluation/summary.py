@@ -320,9 +320,9 @@ def summary_lines(report: Report) -> list[str]:
         mean = "nothing measured" if dataset.mean_loss is None else f"mean loss: {dataset.mean_loss:.4f}"
         lines.append(f"{dataset.path}: total examples: {dataset.num_measured}, {mean}")
         if dataset.log_ratio is not None and dataset.share_helped is not None:
-            lower = 1 - math.exp(-dataset.log_ratio.mean)
-            helped = f"help {dataset.share_helped:.0%} of the images"
-            lines.append(f"  captions lower the loss by {lower:.1%} and {helped}")
+            change = math.exp(-dataset.log_ratio.mean) - 1
+            changed = f"{'raise' if change > 0 else 'lower'} the loss by {abs(change):.1%}"
+            lines.append(f"  captions {changed} and help {dataset.share_helped:.0%} of the images")
         reasons = "".join(f", {code} {count}" for code, count in dataset.reasons.items())
         lines.append(f"  flagged captions: {dataset.num_flagged}{reasons}")
     spent, full = report.run.num_draws, report.run.num_draws_full

@@ -21,7 +21,7 @@ from toolkit.evaluation.html_report import render, share
 from toolkit.evaluation.measure import content_of
 from toolkit.evaluation.report import ImageReport, Report, report_name, report_schema
 from toolkit.evaluation.statistics import e_bh, q_values, signed_rank_p
-from toolkit.evaluation.summary import Context, dataset_report, summarise
+from toolkit.evaluation.summary import Context, dataset_report, summarise, summary_lines
 from toolkit.paths import ROOT
 
 SCHEMA = ROOT / "docs" / "eval_report.schema.json"
@@ -182,6 +182,13 @@ def test_a_data_set_in_numbers(items, outcomes):
     assert found.reasons == {"caption_hurts": 1, "caption_does_nothing": 1, "other_fits_better": 1}
     assert sum(point.num_draws for point in found.curve) == NUM * DRAWS
     assert dataset_report("d", 0, [], seed=0).mean_loss is None
+
+
+def test_captions_that_hurt_are_said_to_raise_the_loss(items, outcomes):
+    hurt, help_ = outcome_of(items[0], -0.5, 0), outcome_of(items[1], 0.5, 0)
+    for one, said in ((hurt, "raise the loss by 6"), (help_, "lower the loss by 3")):
+        report = report_of(items, summarise([one], context(items)))
+        assert any(said in line for line in summary_lines(report)), summary_lines(report)
 
 
 # -- the file --------------------------------------------------------------------------------------------
