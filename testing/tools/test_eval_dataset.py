@@ -11,10 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 
 from testing.eval_helpers import unseen, write
 from toolkit.evaluation.report import Report
 from toolkit.paths import ROOT
+from toolkit.stable_diffusion_model import StableDiffusion
 from tools import eval_dataset
 
 NUM = 6
@@ -152,6 +156,59 @@ def test_mistakes_are_one_line_each(drawings, tmp_path, capsys, options, code, n
         assert any(name in line for line in errors), errors
     assert "Traceback" not in "".join(lines)
     assert not (tmp_path / REPORT).exists()
+
+
+def text_lora(path: Path) -> Path:
+    """A LoRA on the embedded model's text encoder, made by peft and diffusers, with weights as if trained."""
+    pipeline = StableDiffusion.load("tiny-sd").pipeline()
+    encoder = pipeline.text_encoder
+    encoder.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"]))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    layers = get_peft_model_state_dict(encoder)
+    pipeline.save_lora_weights(path.parent, text_encoder_lora_layers=layers, weight_name=path.name)
+    return path
+
+
+def test_a_lora_on_the_text_encoder_is_off_in_the_base_and_as_strong_as_asked_for(
+    drawings, tmp_path, monkeypatch
+):
+    """What the text encoder said under one strength is kept on disk, and is not taken for another."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config, lora = tmp_path / "model.json", text_lora(tmp_path / "text.safetensors")
+    config.write_text(json.dumps({"name_or_path": "tiny-sd", "inference_lora_path": str(lora)}))
+
+    def measured(name: str, *more: str) -> Report:
+        options = ["--dataset-path", str(drawings), "--model-config-file", str(config), "--device", "cpu",
+                   "--samples-per-image", "1", "--others", "0", "--max-samples", "3"]  # fmt: skip
+        assert eval_dataset.main([*options, "--out-dir", str(tmp_path / name), *more]) == 0
+        return read(tmp_path / name / REPORT)
+
+    def losses(report: Report) -> list[float]:
+        return [image.loss for image in report.images if image.loss is not None]
+
+    on = ("--apply-inference-lora", "--lora-multiplier")
+    plain, whole = measured("plain"), measured("whole", *on, "1", "--against-base")
+    half, none = measured("half", *on, "0.5"), measured("none", *on, "0")
+    assert losses(plain) == [image.base.loss for image in whole.images if image.base is not None]
+    assert losses(none) == pytest.approx(losses(plain), rel=1e-5)
+    for first, second, third in zip(losses(plain), losses(half), losses(whole), strict=True):
+        assert len({first, second, third}) == 3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert losses(measured("fresh", *on, "0.5")) == losses(half)
+    assert (plain.run.lora_multiplier, half.run.lora_multiplier) == (None, 0.5)
+    assert plain.run.model_hash == whole.run.model_hash  # of what the LoRA is put on
+
+
+def test_the_report_says_what_stopping_early_spent(drawings, tmp_path, capsys):
+    options = ("--target-se", "100", "--samples-per-image", "8", "--seed", "-1")
+    assert eval_dataset.main(arguments(drawings, tmp_path, *options)) == 0
+    run = read(tmp_path / REPORT).run
+    assert (run.num_draws, run.num_draws_full, run.target_se) == (4 * 5, 8 * 5, 100)
+    assert "stopping early spent 20 of 40 draws" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

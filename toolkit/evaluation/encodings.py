@@ -20,16 +20,17 @@ KEPT_BYTES = 2**25  # of prompts in memory, those used last; all of them lie on 
 class Encodings:
     """Latents by item and conditioning by text, from the disk (folder given) or made now.
 
-    Counts what it encodes, so that a report can say it.
+    As the model's text encoders are when this is made. strength: of the LoRAs on them, which their weights do
+    not tell. Counts what it encodes, so that a report can say it.
     """
 
-    def __init__(self, model: Architecture, folder: Path | None) -> None:
+    def __init__(self, model: Architecture, folder: Path | None, *, strength: float | None = None) -> None:
         self._model = model
         self._latents = LatentCache(None if folder is None else folder / "latents", model.vae_hash)
         self._prompts = TensorStore(
             None if folder is None else folder / "eval_prompts", keep_bytes=KEPT_BYTES
         )
-        self._encoder = model.text_encoder_hash
+        self._encoder = f"{model.text_encoder_hash} {strength}"
         self.num_latents = 0
         self.num_prompts = 0
 

@@ -129,7 +129,8 @@ def key_of(item: MediaItem) -> str:
 class Evaluator:
     """Measures images with one model. pool: the captions of the data set, also of images not measured.
 
-    network: what can be switched off to measure the base model beside it.
+    network: what can be switched off to measure the base model beside it. base_encodings: what the base
+    model's text encoders say (None: the same).
     """
 
     model: Architecture
@@ -138,6 +139,7 @@ class Evaluator:
     pool: CaptionPool
     records: RecordFile
     network: Switchable | None = None
+    base_encodings: Encodings | None = None
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     progress: Progress = lambda what, done, total: None
     should_stop: Callable[[], bool] = lambda: False
@@ -178,15 +180,15 @@ class Evaluator:
         empty: Any = numpy.zeros((len(names), 0), numpy.float32)
         return Outcome(item, content, key_of(item), names, texts, empty, empty[0])
 
-    def _subject(self, outcome: Outcome, names: Sequence[str]) -> Subject:
+    def _subject(self, outcome: Outcome, names: Sequence[str], encodings: Encodings) -> Subject:
         texts = dict(zip(outcome.names, outcome.texts, strict=True))
-        conditions = [self._conditioning(outcome, name, texts[name]) for name in names]
-        return Subject(outcome.item, self.encodings.latents(outcome.item), conditions)
+        conditions = [self._conditioning(outcome, texts[name], encodings) for name in names]
+        return Subject(outcome.item, encodings.latents(outcome.item), conditions)
 
-    def _conditioning(self, outcome: Outcome, name: str, text: str | None) -> Conditioning:
+    def _conditioning(self, outcome: Outcome, text: str | None, encodings: Encodings) -> Conditioning:
         if text is not None:
-            return self.encodings.prompt(text)
-        own = self.encodings.prompt(outcome.item.caption)
+            return encodings.prompt(text)
+        own = encodings.prompt(outcome.item.caption)
         if self.settings.ablation == "zero":
             return zeroed(own)
         return randomised(own, self.settings.design.seed, outcome.content)
@@ -224,7 +226,10 @@ class Evaluator:
         self, stage: str, chunk: Sequence[Outcome], draws: range, names: Sequence[str] | None
     ) -> list[Record | None]:
         """Measure some images of one bucket, under the conditions named (None: all of theirs)."""
-        subjects = [self._subject(outcome, names or outcome.names) for outcome in chunk]
+        encodings = self.encodings
+        if stage == BASE_STAGE and self.base_encodings is not None:
+            encodings = self.base_encodings
+        subjects = [self._subject(outcome, names or outcome.names, encodings) for outcome in chunk]
         measured = self._forward(subjects, draws)
         records = [
             Record(outcome.key, stage, draws.start, measured.losses[i].tolist(), measured.t[i].tolist())

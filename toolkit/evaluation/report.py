@@ -170,6 +170,7 @@ class RunReport(_Part):
     model_hash: str = Field(description="Of the denoiser, the autoencoder and the text encoders.")
     lora: str | None = None
     lora_sha256: str | None = None
+    lora_multiplier: float | None = Field(None, description="Its strength.")
     seed: int
     samples_per_image: int
     timestep_type: str

@@ -118,11 +118,14 @@ class _Run:
         self.watcher = watcher
         model: Architecture = sd.architecture.freeze()
         self.model = model
-        # Before a LoRA changes what the denoiser consists of.
-        denoisers = [module_hash(module) for module in model.denoisers.values()]
-        self.network = self._with_lora(sd)
         self.windows = set_windows(model, [item.caption for each in datasets for item in each.items])
-        self.encodings = Encodings(model, cache_root())
+        # Before a LoRA changes what the denoiser and the text encoders consist of.
+        denoisers = [module_hash(module) for module in model.denoisers.values()]
+        self.model_hash = design_hash([*denoisers, model.vae_hash, model.text_encoder_hash])
+        self.base_encodings = Encodings(model, cache_root()) if request.against_base else None
+        self.network = self._with_lora(sd)
+        strength = None if self.network is None else request.lora_multiplier
+        self.encodings = Encodings(model, cache_root(), strength=strength)
         self.lora_sha256 = file_hash(resolve_path(request.lora)) if request.lora else None
         self.images = ImageStore(request.out_dir)
         self.draws: list[int] = []
@@ -130,7 +133,6 @@ class _Run:
         self.finished: list[RecordFile] = []
         self.num_forwards = 0
         self._capacity: int | None = None
-        self.model_hash = design_hash([*denoisers, model.vae_hash, model.text_encoder_hash])
         self.design = design_hash(
             [self.model_hash, self.lora_sha256, request.lora_multiplier, str(request.dtype)]
             + [request.settings.identity(), request.resolution or default_resolution(request.model)]
@@ -161,6 +163,7 @@ class _Run:
             pool,
             records,
             network=self.network if request.against_base else None,
+            base_encodings=self.base_encodings,
             autocast=self._autocast,
             progress=self.watcher.progress,
             should_stop=self.watcher.should_stop,
@@ -263,6 +266,7 @@ class _Run:
         return RunReport(
             job_name=request.job_name, step=request.step, model=request.model, arch=request.arch,
             model_hash=self.model_hash, lora=request.lora, lora_sha256=self.lora_sha256,
+            lora_multiplier=None if request.lora is None else request.lora_multiplier,
             seed=settings.design.seed, samples_per_image=settings.num_draws,
             timestep_type=settings.design.timestep_type, t_range=settings.design.t_range,
             fixed_noise_std=settings.design.fixed_noise_std, caption_ablation=settings.ablation,
