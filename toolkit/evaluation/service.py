@@ -43,7 +43,7 @@ from toolkit.evaluation.report import (
     write_report,
 )
 from toolkit.evaluation.request import EvalRequest
-from toolkit.evaluation.summary import Context, dataset_report, summaries
+from toolkit.evaluation.summary import Context, dataset_report, summaries, usefulness_note
 from toolkit.model_utils import AppliedLora, apply_lora
 from toolkit.paths import cache_root, resolve_path
 from toolkit.runs.lock import RunLock
@@ -184,7 +184,10 @@ class _Run:
         self.finished.append(records)
         self.num_forwards += evaluator.num_forwards
         images = self._kept(self._reports(dataset, outcomes))
-        return dataset_report(dataset.path, len(dataset.items), images, seed=seed)
+        found = dataset_report(dataset.path, len(dataset.items), images, seed=seed)
+        note = usefulness_note(found)
+        self.notes += [note] if note else []
+        return found
 
     def _kept(self, images: Iterator[ImageReport]) -> Iterator[ImageReport]:
         """The same, each kept for the report of all."""

@@ -366,3 +366,13 @@ class _Draws:
             )
             for inside in (parts == part for part in numpy.unique(parts))
         ]
+
+
+def usefulness_note(found: DatasetReport) -> str:
+    """A line for a data set whose captions as a whole do not help the model; empty if they do."""
+    if found.share_helped is None or found.share_helped > 0.5:
+        return ""
+    return (
+        f"{found.path}: {found.share_helped:.0%} of the captions help; where at most half do, what captions "
+        "usually gain is nothing, and none is flagged as doing nothing: the model may not know what they say"
+    )

@@ -19,9 +19,15 @@ from toolkit.evaluation.evaluate import Outcome, key_of
 from toolkit.evaluation.flags import Reason
 from toolkit.evaluation.html_report import render, share
 from toolkit.evaluation.measure import content_of
-from toolkit.evaluation.report import ImageReport, Report, report_name, report_schema
+from toolkit.evaluation.report import DatasetReport, ImageReport, Report, report_name, report_schema
 from toolkit.evaluation.statistics import e_bh, q_values, signed_rank_p
-from toolkit.evaluation.summary import Context, dataset_report, summarise, summary_lines
+from toolkit.evaluation.summary import (
+    Context,
+    dataset_report,
+    summarise,
+    summary_lines,
+    usefulness_note,
+)
 from toolkit.paths import ROOT
 
 SCHEMA = ROOT / "docs" / "eval_report.schema.json"
@@ -332,3 +338,11 @@ def test_a_report_of_ten_thousand_images_is_made_in_minutes(items, outcomes):
     images = summarise([outcomes[i % NUM] for i in range(100)], context(items))
     assert time.process_time() - start < 1.5
     assert len(images) == 100
+
+
+def test_captions_that_as_a_whole_do_not_help_are_told():
+    whole = {"path": "pets", "num_images": 4, "num_measured": 4, "mean_loss": 1.0, "median_loss": 1.0}
+    assert usefulness_note(DatasetReport(**whole, share_helped=0.75)) == ""
+    assert usefulness_note(DatasetReport(**whole)) == ""
+    note = usefulness_note(DatasetReport(**whole, share_helped=0.25))
+    assert note.startswith("pets: 25% of the captions help") and "doing nothing" in note
