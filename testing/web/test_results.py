@@ -15,7 +15,8 @@ from toolkit.runs.metrics import MetricsWriter, read_metrics
 from web import models
 from web.launchers.attempt import AttemptFolder
 from web.runs.logs import read_slice
-from web.runs.metrics_index import MetricsIndex, extremes
+from web.runs.metrics_index import MetricsIndex
+from web.runs.series import extremes
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """metrics.jsonl as columns in memory, read on from where the last look ended. Torch-free.
 
 The same rule as toolkit.runs.metrics.read_metrics: an attempt that resumed at a step takes the place of all
-that earlier ones wrote from there on. numpy is imported on first use.
+that earlier ones wrote from there on. Of a run of ai-toolkit its loss_log.db is read instead.
 """
 
 from __future__ import annotations
@@ -9,48 +9,16 @@ from __future__ import annotations
 import json
 import math
 import threading
-from array import array
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from web.runs.loss_log import LOSS_LOG, LossLogIndex
+from web.runs.series import MOST_KEYS, Series, thinned
+
 _CHUNK = 4 * 1024 * 1024
-_MOST_KEYS = 200
 _NO_SERIES = frozenset({"step", "attempt", "time", "schema_version"})
-
-
-@dataclass(slots=True)
-class Series:
-    """The points of one key in order of steps; what was not finite is NaN."""
-
-    steps: array[int] = field(default_factory=lambda: array("q"))
-    times: array[float] = field(default_factory=lambda: array("d"))
-    values: array[float] = field(default_factory=lambda: array("d"))
-
-    def put(self, step: int, time: float, value: float) -> None:
-        """Add a point; one of the same step is replaced."""
-        if not self.steps or step > self.steps[-1]:
-            self.steps.append(step)
-            self.times.append(time)
-            self.values.append(value)
-            return
-        at = bisect_left(self.steps, step)
-        if self.steps[at] == step:
-            self.times[at], self.values[at] = time, value
-        else:
-            self.steps.insert(at, step)
-            self.times.insert(at, time)
-            self.values.insert(at, value)
-
-    def cut(self, step: int) -> bool:
-        """Forget the points from `step` on; whether there were any."""
-        at = bisect_left(self.steps, step)
-        there = at < len(self.steps)
-        del self.steps[at:], self.times[at:], self.values[at:]
-        return there
 
 
 class MetricsIndex:
@@ -120,7 +88,7 @@ class MetricsIndex:
     def _put(self, key: str, step: int, time: float, value: float) -> None:
         series = self.series.get(key)
         if series is None:
-            if len(self.series) >= _MOST_KEYS:
+            if len(self.series) >= MOST_KEYS:
                 return
             series = self.series[key] = Series()
         series.put(step, time, float(value))
@@ -132,43 +100,15 @@ class MetricsIndex:
 
     def points(self, key: str, since_step: int = -1, max_points: int = 2000) -> list[list[Any]]:
         """[step, time, value] of the points behind `since_step`; of more than `max_points` the extremes."""
-        import numpy as np
-
         with self._lock:
             series = self.series.get(key)
             if series is None:
                 return []
-            start = bisect_left(series.steps, since_step + 1)
-            steps, times, values = (
-                np.array(column[start:]) for column in (series.steps, series.times, series.values)
-            )
-        if len(steps) > max_points:
-            chosen = extremes(values, max_points)
-            steps, times, values = steps[chosen], times[chosen], values[chosen]
-        rows = zip(steps.tolist(), times.tolist(), values.tolist(), strict=True)
-        return [[step, _finite(time), _finite(value)] for step, time, value in rows]
+            columns = series.behind(since_step)
+        return thinned(columns, max_points)
 
 
-def extremes(values: Any, max_points: int) -> Any:
-    """Which of many values to draw: the smallest and the largest of each of max_points/2 stretches.
-
-    values: (N,) with NaN where there is none -> indices in order, at most max_points of them.
-    """
-    import numpy as np
-
-    buckets = max(1, (max_points - 1) // 2)
-    edges = np.linspace(0, len(values), buckets + 1).astype(int)
-    width = int(np.diff(edges).max())
-    index = np.minimum(edges[:-1, None] + np.arange(width), edges[1:, None] - 1)
-    window = values[index]
-    low = np.where(np.isnan(window), np.inf, window).argmin(axis=1)
-    high = np.where(np.isnan(window), -np.inf, window).argmax(axis=1)
-    rows = np.arange(buckets)
-    return np.unique(np.concatenate([index[rows, low], index[rows, high], [len(values) - 1]]))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+Index = MetricsIndex | LossLogIndex
 
 
 class MetricsIndexes:
@@ -177,12 +117,17 @@ class MetricsIndexes:
     def __init__(self, most: int = 8) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._known: OrderedDict[Path, MetricsIndex] = OrderedDict()
+        self._known: OrderedDict[Path, Index] = OrderedDict()
 
-    def of(self, path: Path) -> MetricsIndex:
+    def of(self, path: Path) -> Index:
         """The index of a metrics.jsonl, up to date."""
+        loss_log = path.with_name(LOSS_LOG)
         with self._lock:
-            index = self._known.setdefault(path, MetricsIndex(path))
+            index = self._known.get(path)
+            if index is None or (isinstance(index, LossLogIndex) and path.exists()):
+                foreign = loss_log.is_file() and not path.exists()
+                index = LossLogIndex(loss_log) if foreign else MetricsIndex(path)
+                self._known[path] = index
             self._known.move_to_end(path)
             while len(self._known) > self._most:
                 self._known.popitem(last=False)

@@ -1,0 +1,98 @@
+"""SQLite databases of other programs, read without leaving a trace in their folders. Torch-free."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from toolkit.errors import Problem, UserError
+
+_MAGIC = b"SQLite format 3\0"
+_WAL = 2  # the read version in the header, byte 19
+_SECONDS = 20.0
+_BUSY_S = 3.0
+
+
+@contextmanager
+def reading(path: Path, seconds: float = _SECONDS) -> Iterator[sqlite3.Connection]:
+    """A connection that can read the database at `path`, and nothing else; its queries end after `seconds`.
+
+    Even `mode=ro` leaves -wal and -shm files beside a database in WAL mode that nobody has open. So one
+    without a -wal is opened as immutable, and one with a -wal that a crash left is read in a copy. A database
+    that is in use is read beside its writer. Raises UserError, one line, for what cannot be read.
+    """
+    _check(path)
+    wal = path.with_name(f"{path.name}-wal")
+    has_changes = wal.is_file() and wal.stat().st_size > 0
+    if has_changes and not path.with_name(f"{path.name}-shm").exists():
+        with tempfile.TemporaryDirectory(prefix="aitk-import-") as folder:
+            copy = Path(folder) / "copy.db"
+            shutil.copyfile(path, copy)
+            shutil.copyfile(wal, f"{copy}-wal")
+            with _open(path, f"file:{quote(str(copy))}?mode=ro", seconds) as connection:
+                yield connection
+        return
+    immutable = "&immutable=1" if _is_wal(path) and not has_changes else ""
+    with _open(path, f"file:{quote(str(path))}?mode=ro{immutable}", seconds) as connection:
+        yield connection
+
+
+@contextmanager
+def _open(path: Path, uri: str, seconds: float) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)) as connection:
+            connection.text_factory = lambda data: data.decode("utf-8", "replace")
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            deadline = time.monotonic() + seconds
+            connection.set_progress_handler(lambda: int(time.monotonic() > deadline), 10_000)
+            yield connection
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> UserError:
+    """The one line for an error of SQLite."""
+    text = str(error)
+    if "interrupted" in text:
+        return _bad(path, "takes too long to read", "copy the rows that matter to a new database")
+    if "locked" in text or "busy" in text:
+        return _bad(path, "is locked by the program that writes it", "try again, or stop that program first")
+    if "readonly" in text or "unable to open" in text:
+        message = f"cannot be read without writing to its folder ({text})"
+        return _bad(path, message, "open it once with its own program, or copy it with its -journal file")
+    if isinstance(error, sqlite3.DatabaseError) and "no such" not in text:
+        return _bad(path, f"is damaged ({text})", "take a backup, or repair it with: sqlite3 FILE .recover")
+    return _bad(path, f"is not as expected ({text})", "check that it is the right file")
+
+
+def _check(path: Path) -> None:
+    """Raise UserError unless `path` is a plain file that begins as a SQLite database does."""
+    if path.is_symlink():
+        raise _bad(path, "is a link, and links are not followed", "give the file itself")
+    if not path.is_file():
+        raise _bad(path, "does not exist", "check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except OSError as error:
+        raise _bad(path, f"cannot be read: {error.strerror or error}", "check its permissions") from None
+    if head != _MAGIC:
+        what = "is empty" if not head else "is no SQLite database"
+        raise _bad(path, what, "check that it is the right file")
+
+
+def _is_wal(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(20)
+    return len(head) == 20 and head[19] == _WAL
+
+
+def _bad(path: Path, message: str, remedy: str) -> UserError:
+    return UserError(Problem("import.database", message, file=str(path), remedy=remedy))
