@@ -67,7 +67,7 @@ def check_config(
     name: what [name] stands for. environment: the variables that ${...} may name. output_root: the folder
     that runs must lie in.
     """
-    early = _unreadable(text)
+    early = unreadable(text)
     if early is not None:
         return CheckedConfig(problems=[early])
     with tempfile.TemporaryDirectory(prefix="aitk-config-") as folder:
@@ -111,7 +111,7 @@ def with_name(text: str, name: str) -> str:
     return "".join(lines)
 
 
-def _unreadable(text: str) -> Problem | None:
+def unreadable(text: str) -> Problem | None:
     """Why a text is not even looked at, or None: too large, or small but enormous once read."""
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         return Problem("web.too_large", f"is larger than {MAX_BYTES // 1024} KiB", FILE)
@@ -174,7 +174,7 @@ def _named(data: Any, name: str | None) -> tuple[str | None, str]:
     """(name, kind) of a parsed text, as far as it says."""
     if not isinstance(data, dict):
         return None, "train"
-    kind = str(data.get("job") or "train")
+    kind = str(data.get("job") or "train").encode("utf-8", "replace").decode()  # YAML can say half of a letter
     body = data.get("config")
     given = body.get("name") if isinstance(body, dict) else None
     if not isinstance(given, str | int | float) or isinstance(given, bool):

@@ -318,6 +318,11 @@ def test_settings_are_changed_and_the_token_is_never_shown(client, tmp_path):
     assert not back["hf_token_set"] and back["training_folder"] == str(tmp_path / "output")
 
 
+def test_half_a_letter_that_yaml_spells_out_is_no_error_of_the_server(client):
+    made = client.post("/api/jobs", json={"config_yaml": 'job: "\\ud800"\nconfig: {name: half}\n'})
+    assert made.status_code == 201 and made.json()["kind"] == "?"
+
+
 def test_the_page_of_jobs_is_whole_or_a_fragment(client, config):
     make(client, config, "shown")
     whole = client.get("/jobs")
