@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from web.queue.states import State, StopMode
 
 
-def _is_torn(data: Any) -> bool:
+def is_torn(data: Any) -> bool:
     """Whether a text in `data` cannot be written: JSON can name half of a letter of two UTF-16 units."""
     if isinstance(data, str):
         return any("\ud800" <= letter <= "\udfff" for letter in data)
     if isinstance(data, dict):
-        return any(_is_torn(key) or _is_torn(value) for key, value in data.items())
-    return isinstance(data, list) and any(map(_is_torn, data))
+        return any(is_torn(key) or is_torn(value) for key, value in data.items())
+    return isinstance(data, list) and any(map(is_torn, data))
 
 
 class Body(BaseModel):
@@ -26,7 +26,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _whole_letters(cls, data: Any) -> Any:
-        if _is_torn(data):
+        if is_torn(data):
             raise ValueError("holds half of a letter (a lone surrogate)")
         return data
 

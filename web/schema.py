@@ -104,3 +104,12 @@ idempotency = Table(
     Column("job_id", Text, nullable=False),
     Column("created_at", Float, nullable=False),
 )
+imports = Table(
+    "imports",
+    METADATA,
+    Column("key", Text, primary_key=True),  # job:<its id there> or folder:<its path>
+    Column("job_id", Text, nullable=False),
+    Column("source", Text, nullable=False),  # the folder that was imported
+    Column("at", Float, nullable=False),
+    Index("imports_by_job", "job_id"),
+)

@@ -11,12 +11,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from web.archive import zip_stream
 from web.files import file_response, safe_file
+from web.importing.apply import is_imported_folder
 from web.models import CompareOut, FileList, LossOut, MetricsOut, SampleList, errors
 from web.pictures import thumbnail
 from web.problems import conflict, invalid, not_found
 from web.queue.jobs import Job, iso
 from web.runs import artifacts
-from web.runs.metrics_index import MetricsIndex
+from web.runs.metrics_index import Index
 from web.services import Served, Services
 
 router = APIRouter(prefix="/api", tags=["results"], responses=errors(404))
@@ -32,14 +33,22 @@ Since = Annotated[int, Query(ge=-1, lt=2**63, description="Only steps behind thi
 
 
 def run_folder(services: Services, job: Job) -> Path:
-    """The folder of a job's run, if it lies where runs may lie. Raises 404."""
+    """The folder of a job's run, if it lies where runs may lie or was imported. Raises 404."""
     folder = None if job.run_folder is None else Path(job.run_folder)
-    if folder is None or not folder.resolve().is_relative_to(services.preferences.output_root):
+    if folder is None or not may_be_shown(services, job, folder):
         raise not_found("the run folder of this job")
     return folder
 
 
-def _index(services: Services, job_id: str) -> MetricsIndex:
+def may_be_shown(services: Services, job: Job, folder: Path) -> bool:
+    """Whether the files of this folder may be given away: a run of ours, or one that was imported."""
+    resolved = folder.resolve()
+    if resolved.is_relative_to(services.preferences.output_root):
+        return True
+    return resolved == folder and is_imported_folder(services.database, job.id, folder)
+
+
+def _index(services: Services, job_id: str) -> Index:
     folder = run_folder(services, services.store.get(job_id))
     return services.metrics.of(folder / "metrics.jsonl")
 
@@ -142,7 +151,7 @@ def read_sample(
 ) -> Response:  # fmt: skip
     """A preview, whole or small."""
     folder = run_folder(services, services.store.get(job_id))
-    path = safe_file(folder / "samples", name)
+    path = safe_file(folder, f"samples/{name}")
     if thumb is not None:
         path = thumbnail(path, thumb, services.settings.data_root / "thumbs")
     return file_response(request, path, inline=True)

@@ -13,6 +13,7 @@ from toolkit.runs.images import read_recipe
 from toolkit.runs.layout import Sample, parse_sample
 
 _MODEL = re.compile(r"(?:.*_(\d{9,})|.*)\.(?:safetensors|pt)", re.ASCII)
+STATES = ("optimizer.pt",)  # of ai-toolkit: what training goes on from, no model
 _SHOWN = ("prompt", "negative_prompt", "seed", "width", "height", "guidance_scale", "steps", "sampler")
 
 
@@ -31,16 +32,17 @@ def model_files(folder: Path) -> list[ModelFile]:
     found = [
         ModelFile(path.name, info.st_size, info.st_mtime, int(match[1]) if match[1] else None)
         for path in _plain_files(folder)
-        if (match := _MODEL.fullmatch(path.name)) and (info := path.stat())
+        if path.name not in STATES and (match := _MODEL.fullmatch(path.name)) and (info := path.stat())
     ]
     return sorted(found, key=lambda file: (file.step is not None, -(file.step or 0), file.name))
 
 
 def samples(folder: Path) -> list[Sample]:
     """The previews of a run, ordered by step, prompt and time; of one made twice the newer one."""
-    found = sorted(
-        sample for path in _plain_files(folder / "samples") if (sample := parse_sample(path)) is not None
-    )
+    place = folder / "samples"
+    if place.is_symlink():
+        return []
+    found = sorted(sample for path in _plain_files(place) if (sample := parse_sample(path)) is not None)
     newest = {(sample.step, sample.index): sample for sample in found}
     return sorted(newest.values())
 

@@ -10,7 +10,9 @@ from web.queue.jobs import Job
 
 def run_of(job: Job) -> RunFolder | None:
     """The folder of a job's first run, or None if it writes none."""
-    if job.run_folder is None:
-        return None
-    folder = Path(job.run_folder)
-    return RunFolder(folder.parent, folder.name)
+    return None if job.run_folder is None else folder_of(Path(job.run_folder))
+
+
+def folder_of(path: Path) -> RunFolder:
+    """The run folder at a path. Raises ConfigError for a name that cannot be one's."""
+    return RunFolder(path.parent, path.name)

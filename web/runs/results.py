@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.runs.layout import RunFolder
+from web.runs.artifacts import STATES
 
 _STEP = re.compile(r"_(\d{9,})(?:\.\w+)?$", re.ASCII)
 _FILES = (".safetensors", ".pt")
@@ -17,7 +18,7 @@ class Result:
     """A saved model or state. step: None for the finished model. is_file: it can be downloaded as it is."""
 
     name: str
-    kind: str  # model, folder, state
+    kind: str  # model, folder, state, optimizer (of ai-toolkit)
     step: int | None
     size: int
     changed: float
@@ -40,7 +41,7 @@ def _model(path: Path) -> Result | None:
     if path.is_symlink():
         return None
     if path.is_file() and path.suffix in _FILES:
-        return _result(path, "model")
+        return _result(path, "optimizer" if path.name in STATES else "model")
     if path.is_dir() and (path / "model_index.json").is_file():
         return _result(path, "folder")
     return None
@@ -57,5 +58,5 @@ def _result(path: Path, kind: str) -> Result:
     return Result(
         name=path.name, kind=kind, step=int(match[1]) if match else None,
         size=sum(info.st_size for info in infos), changed=max((info.st_mtime for info in infos), default=0.0),
-        is_file=path.is_file(),
+        is_file=path.is_file() and kind == "model",
     )  # fmt: skip

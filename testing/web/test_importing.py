@@ -1,0 +1,389 @@
+"""What becomes of the jobs and runs of ai-toolkit: states, names, folders, problems of their configs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from testing.web.foreign_kit import CREATED, add_job, job_config, make_database, make_run, tree
+from toolkit.errors import UserError
+from web import actions
+from web.importing.plan import Entry, Plan
+from web.importing.service import import_ai_toolkit
+from web.problems import ApiError
+from web.queue.jobs import Job
+from web.queue.listing import JobQuery, list_jobs
+from web.services import Services
+
+
+@pytest.fixture
+def foreign(tmp_path) -> Path:
+    """The folder of an ai-toolkit, with nothing in it."""
+    folder = tmp_path / "ai-toolkit"
+    (folder / "output").mkdir(parents=True)
+    return folder
+
+
+def jobs_of(services: Services) -> dict[str, Job]:
+    """Every job by its name."""
+    return {job.name: job for job in list_jobs(services.database, JobQuery(limit=500))[0]}
+
+
+def entry_of(plan: Plan, origin: str) -> Entry:
+    """What became of a job that was called `origin` there."""
+    return next(entry for entry in plan.entries if entry.origin == origin)
+
+
+STATES = [
+    # status, stop, step, info -> state, part of the reason
+    ("completed", 0, 500, "Training completed", "completed", "finished in ai-toolkit: Training completed"),
+    ("error", 0, 120, "CUDA out of memory", "failed", "failed in ai-toolkit: CUDA out of memory"),
+    ("queued", 0, 0, "Job queued", "draft", "waited in ai-toolkit's queue"),
+    ("running", 0, 40, "Training", "stopped", "was running in ai-toolkit when it was imported"),
+    ("running", 1, 40, "Stopping job...", "stopped", "was stopping in ai-toolkit"),
+    ("stopped", 0, 40, "Job stopped", "stopped", "stopped in ai-toolkit: Job stopped"),
+    ("stopped", 0, 0, "", "draft", "never ran in ai-toolkit"),
+    ("paused", 0, 40, "", "stopped", "was 'paused' in ai-toolkit, a state that is not known here"),
+]
+
+
+def test_states_become_ours_with_their_reason(services, foreign):
+    rows = [
+        {"name": f"job_{n}", "status": s, "stop": stop, "step": step, "info": info, "total_steps": 500}
+        for n, (s, stop, step, info, *_) in enumerate(STATES)
+    ]
+    make_database(foreign / "aitk_db.db", rows)
+    import_ai_toolkit(services, foreign)
+    found = jobs_of(services)
+    assert len(found) == len(STATES)
+    for number, (_, _, step, _, state, reason) in enumerate(STATES):
+        job = found[f"job_{number}"]
+        assert (job.status, job.step, job.total_steps, job.attempt) == (state, step, 500, 0)
+        assert reason in job.reason
+        assert (job.ended_at is None) == (state == "draft")
+    assert found["job_0"].created_at == CREATED / 1000 and found["job_0"].updated_at == CREATED / 1000 + 5
+    event = services.store.events(found["job_3"].id)[0]
+    assert (event["who"], event["from_status"], event["to_status"]) == ("import", None, "stopped")
+    assert f"imported from {foreign}" in event["reason"]
+
+
+@pytest.mark.parametrize("upstream", [False, True], ids=["fork", "upstream"])
+def test_both_versions_of_the_schema_are_read(services, foreign, upstream):
+    row = {"status": "stopped", "step": 10, "gpu_ids": "1,0"}
+    make_database(
+        foreign / "aitk_db.db", [{**row, "total_steps": 77} if upstream else row], upstream=upstream
+    )
+    import_ai_toolkit(services, foreign)
+    job = jobs_of(services)["job_0"]
+    assert job.total_steps == (77 if upstream else 500)  # else its config says
+    assert job.devices == ("gpu:0", "gpu:1") and job.kind == "train"
+
+
+@pytest.mark.parametrize("gpu_ids", ["7", "", "mps", "0,x"])
+def test_a_gpu_that_is_not_here_is_told(services, foreign, gpu_ids):
+    make_database(foreign / "aitk_db.db", [{"gpu_ids": gpu_ids}])
+    plan = import_ai_toolkit(services, foreign)
+    assert jobs_of(services)["job_0"].devices == ("gpu:0",)
+    assert any("are not all here: it gets gpu:0" in note for note in plan.entries[0].notes)
+
+
+def test_importing_twice_adds_nothing_and_what_is_new_is_added(services, foreign):
+    database = make_database(foreign / "aitk_db.db", [{}, {"status": "completed", "name": "second"}])
+    make_run(foreign / "output" / "second")
+    make_run(foreign / "output" / "alone")
+    first = import_ai_toolkit(services, foreign)
+    assert {entry.name for entry in first.imported} == {"job_0", "second", "alone"}
+    before = jobs_of(services)
+    again = import_ai_toolkit(services, foreign)
+    assert again.imported == [] and jobs_of(services) == before
+    assert entry_of(again, "second").skipped == "it was imported before, as second"
+    # By the folder of runs alone they are known too, and a job that was renamed here keeps its place.
+    assert import_ai_toolkit(services, foreign / "output").imported == []
+    with sqlite3.connect(database) as connection:
+        add_job(connection, 9, {"name": "third"})
+        connection.execute("UPDATE Job SET status = 'error' WHERE name = 'second'")
+    assert [entry.name for entry in import_ai_toolkit(services, foreign).imported] == ["third"]
+    assert jobs_of(services)["second"] == before["second"]
+
+
+def test_a_job_that_was_deleted_here_can_be_imported_again(services, foreign):
+    make_database(foreign / "aitk_db.db", [{}])
+    import_ai_toolkit(services, foreign)
+    services.store.delete(jobs_of(services)["job_0"].id)
+    assert [entry.name for entry in import_ai_toolkit(services, foreign).imported] == ["job_0"]
+
+
+def test_names_that_are_taken_get_another_in_the_config_too(services, foreign, config):
+    actions.create_job(services, config("same"))
+    make_database(foreign / "aitk_db.db", [{"name": "same"}])
+    make_run(foreign / "output" / "same_imported", config=job_config("same"))
+    plan = import_ai_toolkit(services, foreign)
+    assert [entry.name for entry in plan.imported] == ["same_imported", "same_imported_2"]
+    assert "imported as same_imported: a job of this name is here" in plan.entries[0].notes
+    found = jobs_of(services)
+    assert "name: same_imported_2" in services.store.config(found["same_imported_2"].id)
+    assert found["same_imported_2"].run_folder == str(foreign / "output" / "same_imported")
+
+
+HOSTILE_NAMES = [
+    "../../etc/passwd", "/etc", "a/b", "nul", "", " ", ".", "..", "x" * 5000, "\u00fc" * 200, "a\nb\x00c",
+    "<script>alert(1)</script>", "con.txt", "name.", "-", "\U0001f600",
+]  # fmt: skip
+
+
+def test_names_that_cannot_be_a_jobs_are_changed_and_lead_nowhere(services, foreign):
+    rows = [{"name": name, "job_config": job_config(name)} for name in HOSTILE_NAMES]
+    make_database(foreign / "aitk_db.db", rows)
+    plan = import_ai_toolkit(services, foreign)
+    found = jobs_of(services)
+    assert len(found) == len(HOSTILE_NAMES) and all(job.run_folder is None for job in found.values())
+    for entry in plan.entries:
+        assert not set(entry.name) & set("/\\<>\n\x00") and entry.name.strip(" .") == entry.name
+        assert len(entry.name) <= 100 and len(entry.name.encode()) <= 150
+        assert entry.name == entry.origin or "the name cannot be a job's" in " ".join(entry.notes), entry.name
+        assert not any(problem.key == "config.name" for problem in entry.problems)
+
+
+def test_the_run_folder_of_a_job_is_found_by_its_config_or_its_name(services, foreign):
+    rows = [
+        {"name": "a", "job_config": job_config("real_a"), "status": "stopped", "step": 10},
+        {"name": "b", "status": "stopped"},
+    ]
+    make_database(foreign / "aitk_db.db", rows)
+    make_run(foreign / "output" / "real_a")
+    make_run(foreign / "output" / "b", finished=False)
+    plan = import_ai_toolkit(services, foreign)
+    found = jobs_of(services)
+    assert set(found) == {"a", "b"}
+    assert found["a"].run_folder == str(foreign / "output" / "real_a")
+    assert found["b"].run_folder == str(foreign / "output" / "b")
+    assert (found["b"].status, found["b"].step) == ("stopped", 250)  # the folder knows of more than the row
+    assert "its config calls it 'real_a', the database 'a'" in entry_of(plan, "a").notes
+    assert "name: a\n" in services.store.config(found["a"].id)
+
+
+def test_runs_without_a_database(services, foreign):
+    output = foreign / "output"
+    make_run(output / "done", steps=(250, 500))
+    make_run(output / "half", steps=(250,), finished=False, losses=False)
+    make_run(output / "lost", steps=(100,), finished=False)
+    (output / "lost" / "config.yaml").unlink()
+    (output / "no_run").mkdir()
+    before = tree(foreign)
+    plan = import_ai_toolkit(services, output)
+    found = jobs_of(services)
+    assert {name: (job.status, job.step, job.total_steps) for name, job in found.items()} == {
+        "done": ("completed", 500, 500), "half": ("stopped", 250, 500), "lost": ("stopped", 100, None),
+    }  # fmt: skip
+    assert found["half"].reason == "ended in ai-toolkit at step 250; 1 models, 2 previews"
+    assert "there is no config.yaml: the job's config holds its name only" in entry_of(plan, "lost").notes
+    assert tree(foreign) == before
+
+
+def test_a_single_run_folder_can_be_imported(services, foreign):
+    run = make_run(foreign / "output" / "one")
+    assert [entry.name for entry in import_ai_toolkit(services, run).imported] == ["one"]
+
+
+def test_a_run_that_went_on_after_it_had_finished_has_not_finished(services, foreign):
+    import os
+
+    run = make_run(foreign / "output" / "on", steps=(250, 750))
+    os.utime(run / "on.safetensors", (CREATED / 1000, CREATED / 1000))
+    import_ai_toolkit(services, run)
+    assert jobs_of(services)["on"].status == "stopped"
+
+
+def test_a_config_with_ordered_dictionaries_is_read_and_nothing_else_is_made(services, foreign):
+    from collections import OrderedDict
+
+    import yaml
+
+    run = make_run(foreign / "output" / "ordered")
+    config = OrderedDict(job_config("ordered"))
+    config["config"] = OrderedDict(config["config"])
+    text = yaml.dump(config)
+    assert "python/object/apply:collections.OrderedDict" in text
+    (run / "config.yaml").write_text(text)
+    evil = make_run(foreign / "output" / "evil")
+    mark = foreign / "made"
+    (evil / "config.yaml").write_text(f"!!python/object/apply:os.mkdir ['{mark}']\n")
+    plan = import_ai_toolkit(services, foreign)
+    assert "type: diffusion_trainer" in entry_of(plan, "ordered").text
+    assert not mark.exists() and "could not determine a constructor" in entry_of(plan, "evil").notes[0]
+
+
+def test_what_our_check_says_is_told_and_the_config_is_kept(services, foreign):
+    config = job_config("odd", "/elsewhere/output")
+    config["config"]["process"][0]["train"]["no_such_key"] = 3
+    make_database(foreign / "aitk_db.db", [{"name": "odd", "job_config": config}])
+    entry = import_ai_toolkit(services, foreign).entries[0]
+    text = services.store.config(jobs_of(services)["odd"].id)
+    assert "no_such_key: 3" in text and "training_folder: /elsewhere/output" in text
+    said = " ".join(str(problem) for problem in entry.problems)
+    assert "no_such_key" in said
+    with pytest.raises(ApiError, match="no_such_key"):
+        actions.enqueue_job(services, jobs_of(services)["odd"].id)
+
+
+BAD_CONFIGS = [
+    ("[" * 100_000, "is nested too deeply"),
+    ('{"a":\t' * 5000, "cannot be read"),
+    ("{", "cannot be read"),
+    ("[1]", "holds no mapping"),
+    ("", "it has no config"),
+    (json.dumps({"job": "extension", "x": "y" * 3_000_000}), "is too large (3000"),
+    ('{"job": "\\ud800"}', "half of a letter"),
+    (b"\xff\xfe", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), BAD_CONFIGS, ids=range(len(BAD_CONFIGS)))
+def test_a_config_that_cannot_be_imported_is_told_and_the_others_are(services, foreign, text, says):
+    make_database(foreign / "aitk_db.db", [{"job_config": text}, {"name": "good"}])
+    plan = import_ai_toolkit(services, foreign)
+    assert says in plan.entries[0].skipped and set(jobs_of(services)) == {"good"}
+
+
+def test_values_of_any_type_are_survived(services, foreign):
+    database = make_database(foreign / "aitk_db.db", [{}, {}])
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "UPDATE Job SET name = x'ff41', status = 7, step = 'many', info = x'00ff', gpu_ids = 3.5,"
+            " created_at = 'yesterday', updated_at = -1, total_steps = 1e300 WHERE name = 'job_0'"
+        )
+        connection.execute("UPDATE Job SET created_at = '2024-01-02 03:04:05' WHERE name = 'job_1'")
+    plan = import_ai_toolkit(services, foreign)
+    assert len(plan.imported) == 2
+    assert jobs_of(services)["job_1"].created_at == 1704164645.0
+
+
+def test_settings_are_shown_and_not_taken(services, foreign):
+    settings = {"HF_TOKEN": "hf_secret", "DATASETS_FOLDER": "/data/sets", "TRAINING_FOLDER": "/data/runs",
+                "OTHER_KEY": "another_secret"}  # fmt: skip
+    make_database(foreign / "aitk_db.db", [{}], settings=settings)
+    before = services.preferences.output_root, services.preferences.datasets_root
+    plan = import_ai_toolkit(services, foreign)
+    assert plan.settings == {"HF_TOKEN": "set", "DATASETS_FOLDER": "/data/sets",
+                             "TRAINING_FOLDER": "/data/runs", "OTHER_KEY": "set"}  # fmt: skip
+    assert any("lies outside" in note and "--db" in note for note in plan.notes)
+    assert (services.preferences.output_root, services.preferences.datasets_root) == before
+    assert services.preferences.hf_token is None
+
+
+def test_the_training_folder_is_read_where_it_lies_below_and_with_db_elsewhere(services, foreign, tmp_path):
+    make_run(foreign / "runs" / "inside")
+    make_database(foreign / "aitk_db.db", [], settings={"TRAINING_FOLDER": str(foreign / "runs")})
+    assert [entry.name for entry in import_ai_toolkit(services, foreign).imported] == ["inside"]
+    make_run(tmp_path / "far" / "job_0")
+    database = make_database(tmp_path / "db" / "aitk_db.db", [{"status": "completed"}])
+    plan = import_ai_toolkit(services, tmp_path / "far", database)
+    assert [(entry.name, entry.folder) for entry in plan.imported] == [("job_0", tmp_path / "far" / "job_0")]
+
+
+def test_links_are_told_and_not_followed(services, foreign, tmp_path):
+    real = make_run(tmp_path / "secret" / "run")
+    (foreign / "output" / "linked").symlink_to(real)
+    bait = make_run(foreign / "output" / "bait")
+    for name in ("config.yaml", "log.txt", "loss_log.db"):
+        (bait / name).unlink()
+        (bait / name).symlink_to(real / name)
+    plan = import_ai_toolkit(services, foreign)
+    assert [entry.name for entry in plan.imported] == ["bait"]
+    assert any("output/linked is a link" in note for note in plan.notes)
+    assert "there is no config.yaml" in entry_of(plan, "bait").notes[0]
+
+
+def test_runs_of_ours_are_left_out(services, foreign, config):
+    mine = make_run(foreign / "output" / "mine")
+    (mine / "status.json").write_text("{}")
+    plan = import_ai_toolkit(services, foreign)
+    assert plan.imported == [] and any("is a run of this toolkit" in note for note in plan.notes)
+    job = actions.create_job(services, config("user"))
+    used = make_run(Path(services.settings.output_root) / "used")
+    services.store.enqueue(job.id, config("user"), [str(used)])
+    assert import_ai_toolkit(services, used.parent).entries[0].skipped == "its folder is that of the job user"
+
+
+def test_a_dry_run_changes_nothing(services, foreign):
+    make_database(foreign / "aitk_db.db", [{}])
+    plan = import_ai_toolkit(services, foreign, dry_run=True)
+    assert [entry.name for entry in plan.imported] == ["job_0"] and jobs_of(services) == {}
+
+
+WRONG_DATABASES = [
+    ("CREATE TABLE Job (id TEXT, name TEXT)", "no column gpu_ids, job_config, status of its table Job"),
+    ("CREATE TABLE jobs (id TEXT)", "no table Job"),
+    (
+        "CREATE VIEW Job AS SELECT 1 AS id, 2 AS name, 3 AS gpu_ids, 4 AS job_config, 5 AS status",
+        "no table Job",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sql", "says"), WRONG_DATABASES, ids=["columns", "other", "view"])
+def test_another_database_is_one_line(services, foreign, sql, says):
+    with sqlite3.connect(foreign / "aitk_db.db") as connection:
+        connection.execute(sql)
+    with pytest.raises(UserError, match=says) as caught:
+        import_ai_toolkit(services, foreign)
+    assert len(caught.value.problems) == 1 and jobs_of(services) == {}
+
+
+def test_too_many_jobs_are_refused(services, foreign, monkeypatch):
+    monkeypatch.setattr("web.importing.database.MOST_JOBS", 1)
+    make_database(foreign / "aitk_db.db", [{}, {}])
+    with pytest.raises(UserError, match="holds 2 jobs; at most 1"):
+        import_ai_toolkit(services, foreign)
+
+
+def test_a_live_database_is_read_beside_its_writer(services, foreign):
+    database = make_database(foreign / "aitk_db.db", [{}])
+    writer = sqlite3.connect(database)
+    with writer:
+        add_job(writer, 5, {"name": "just_made"})
+    before = tree(foreign)
+    assert (foreign / "aitk_db.db-wal").stat().st_size > 0
+    import_ai_toolkit(services, foreign)
+    assert set(jobs_of(services)) == {"job_0", "just_made"}
+    assert {name: before[name] for name in before if not name.endswith("-shm")} == {
+        name: value for name, value in tree(foreign).items() if not name.endswith("-shm")
+    }
+    writer.close()
+
+
+def test_only_folders_that_are_allowed_are_looked_at(services, foreign, tmp_path):
+    make_database(foreign / "aitk_db.db", [{}])
+    outside = [foreign, foreign / "aitk_db.db", tmp_path / "not_there", Path("/")]
+    (tmp_path / "allowed").mkdir()
+    (tmp_path / "allowed" / "link").symlink_to(foreign)
+    for path in [*outside, tmp_path / "allowed" / "link", tmp_path / "allowed" / ".." / "ai-toolkit"]:
+        with pytest.raises(UserError, match="lies outside the folders to import from"):
+            import_ai_toolkit(services, path, roots=[tmp_path / "allowed"])
+    with pytest.raises(UserError, match="lies outside"):
+        import_ai_toolkit(
+            services, tmp_path / "allowed", foreign / "aitk_db.db", roots=[tmp_path / "allowed"]
+        )
+    assert import_ai_toolkit(services, foreign, roots=[tmp_path]).imported
+
+
+def test_two_imports_at_once_make_each_job_once(services, foreign):
+    make_database(foreign / "aitk_db.db", [{}] + [{"name": f"n{n}"} for n in range(20)])
+    refused = []
+
+    def go() -> None:
+        try:
+            import_ai_toolkit(services, foreign)
+        except ApiError as error:
+            refused.append(error.status)
+
+    threads = [threading.Thread(target=go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(jobs_of(services)) == 21 and set(refused) <= {409}
