@@ -13,7 +13,7 @@ from toolkit.errors import EXIT_OK, EXIT_USAGE, UserError
 EPILOG = """environment: AI_TOOLKIT_AUTH (token; needed for another address than this machine's own),
 AI_TOOLKIT_HOST, AI_TOOLKIT_PORT, AI_TOOLKIT_ALLOWED_HOSTS (names of this server, with commas),
 AI_TOOLKIT_ROOT_PATH, AI_TOOLKIT_SECURE_COOKIE (1 behind TLS), AI_TOOLKIT_DEVICES (such as gpu:0,cpu:0),
-AI_TOOLKIT_DATA, AI_TOOLKIT_OUTPUT, AI_TOOLKIT_DATASETS"""
+AI_TOOLKIT_DATA, AI_TOOLKIT_OUTPUT, AI_TOOLKIT_DATASETS, AI_TOOLKIT_IMPORT_ROOTS"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

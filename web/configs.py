@@ -174,7 +174,8 @@ def _named(data: Any, name: str | None) -> tuple[str | None, str]:
     """(name, kind) of a parsed text, as far as it says."""
     if not isinstance(data, dict):
         return None, "train"
-    kind = str(data.get("job") or "train").encode("utf-8", "replace").decode()  # YAML can say half of a letter
+    # YAML can spell out half of a letter, and no database takes that.
+    kind = str(data.get("job") or "train").encode("utf-8", "replace").decode()
     body = data.get("config")
     given = body.get("name") if isinstance(body, dict) else None
     if not isinstance(given, str | int | float) or isinstance(given, bool):

@@ -22,13 +22,15 @@ PORT = 8675
 class WebSettings:
     """Where the server keeps its data, who may reach it, and what it runs jobs with.
 
-    devices: the lanes there are. command: what a job's config file is appended to. schedule: whether this
-    server starts jobs. tick_s: how often it looks after them. stop_grace_s: how long a stop may stand still.
+    import_roots: what else, besides the folder of runs, pages may import from. devices: the lanes there are.
+    command: what a job's config file is appended to. schedule: whether this server starts jobs. tick_s: how
+    often it looks after them. stop_grace_s: how long a stop may stand still.
     """
 
     data_root: Path = ROOT / "data"
     output_root: Path = OUTPUT_ROOT
     datasets_root: Path = DATASETS_ROOT
+    import_roots: tuple[Path, ...] = ()
     token: str | None = field(default=None, repr=False)
     allowed_hosts: frozenset[str] = frozenset()
     host: str = "127.0.0.1"
@@ -89,6 +91,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> WebSetting
         data_root=Path(value("AI_TOOLKIT_DATA") or ROOT / "data").expanduser().resolve(),
         output_root=Path(value("AI_TOOLKIT_OUTPUT") or OUTPUT_ROOT).expanduser().resolve(),
         datasets_root=Path(value("AI_TOOLKIT_DATASETS") or DATASETS_ROOT).expanduser().resolve(),
+        import_roots=_folders(value("AI_TOOLKIT_IMPORT_ROOTS")),
         token=token,
         allowed_hosts=frozenset(value("AI_TOOLKIT_ALLOWED_HOSTS").lower().replace(",", " ").split()),
         host=host,
@@ -97,6 +100,11 @@ def from_environment(environment: Mapping[str, str] | None = None) -> WebSetting
         secure_cookie=value("AI_TOOLKIT_SECURE_COOKIE").lower() in ("1", "true", "yes"),
         devices=devices or detect_devices(),
     )  # fmt: skip
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    """The folders in a text that separates them as PATH does."""
+    return tuple(Path(part).expanduser().resolve() for part in text.split(os.pathsep) if part.strip())
 
 
 def is_loopback(host: str) -> bool:

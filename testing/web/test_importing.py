@@ -285,6 +285,22 @@ def test_the_training_folder_is_read_where_it_lies_below_and_with_db_elsewhere(s
     assert [(entry.name, entry.folder) for entry in plan.imported] == [("job_0", tmp_path / "far" / "job_0")]
 
 
+def test_a_run_that_is_found_later_is_shown_by_the_job_that_was_imported(services, foreign, tmp_path):
+    run = make_run(tmp_path / "far" / "job_0")
+    make_database(foreign / "aitk_db.db", [{"status": "completed"}])
+    import_ai_toolkit(services, foreign)
+    assert jobs_of(services)["job_0"].run_folder is None
+    plan = import_ai_toolkit(services, run.parent, foreign / "aitk_db.db")
+    assert plan.imported == [] and plan.entries[0].skipped.endswith("its run is shown there now")
+    job = jobs_of(services)["job_0"]
+    assert job.run_folder == str(run) and len(jobs_of(services)) == 1
+    assert services.store.events(job.id)[-1]["reason"] == f"its run is shown from {run}"
+    again = import_ai_toolkit(services, run.parent, foreign / "aitk_db.db")
+    assert (
+        again.entries[0].skipped == "it was imported before, as job_0" and jobs_of(services)["job_0"] == job
+    )
+
+
 def test_links_are_told_and_not_followed(services, foreign, tmp_path):
     real = make_run(tmp_path / "secret" / "run")
     (foreign / "output" / "linked").symlink_to(real)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,7 @@ def name_in(config: dict[str, Any] | None) -> str | None:
 
 def steps_in(config: dict[str, Any]) -> int | None:
     """How many steps its first process trains, as far as it says."""
-    body = config.get("config")
-    processes = body.get("process") if isinstance(body, dict) else None
-    first = processes[0] if isinstance(processes, list) and processes else None
-    train = first.get("train") if isinstance(first, dict) else None
+    train = _first_process(config).get("train")
     steps = train.get("steps") if isinstance(train, dict) else None
     return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 < steps < 2**53 else None
 
@@ -106,3 +104,37 @@ def text_of(config: dict[str, Any], name: str) -> str:
     if size > MAX_BYTES:
         raise BadConfig(f"is larger than {MAX_BYTES // 1024} KiB as YAML")
     return text
+
+
+def prompts_in(folder: Path) -> tuple[str, ...]:
+    """The prompts of the previews that the config in a run folder asks for; none without one."""
+    try:
+        return _prompts(folder, (folder / FILES[0]).stat().st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@lru_cache(maxsize=256)
+def _prompts(folder: Path, _changed: int) -> tuple[str, ...]:
+    try:
+        process = _first_process(from_folder(folder) or {})
+    except BadConfig:
+        return ()
+    sample = process.get("sample")
+    listed = (sample.get("samples") or sample.get("prompts")) if isinstance(sample, dict) else None
+    texts = [each.get("prompt") if isinstance(each, dict) else each for each in _as_list(listed)]
+    trigger = process.get("trigger_word")
+    return tuple(
+        text.replace("[trigger]", trigger) if isinstance(trigger, str) and trigger else text
+        for text in (each if isinstance(each, str) else "" for each in texts)
+    )
+
+
+def _first_process(config: dict[str, Any]) -> dict[str, Any]:
+    body = config.get("config")
+    processes = _as_list(body.get("process") if isinstance(body, dict) else None)
+    return processes[0] if processes and isinstance(processes[0], dict) else {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -23,6 +23,7 @@ class Entry:
     """A job of ai-toolkit's. skipped: why it is not imported; "" means that it is, as a job called `name`."""
 
     origin: str  # what it was called there
+    id: str = ""  # of the job that it became
     keys: tuple[str, ...]  # by which it is known again
     name: str = ""
     kind: str = "train"
@@ -38,6 +39,7 @@ class Entry:
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     skipped: str = ""
+    adds_run_to: str = ""  # the job that it became before, without its run folder
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,11 +59,15 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Here:
-    """What there is here already. known: key -> name of its job. users: run folder -> name of its job."""
+    """What there is here already. known: key -> name of its job. users: run folder -> name of its job.
+
+    without_run: the names of imported jobs that have no run folder and never ran here.
+    """
 
     names: set[str]
     known: Mapping[str, str]
     users: Mapping[str, str]
+    without_run: Collection[str]
     devices: Sequence[str]
 
 
@@ -145,14 +151,16 @@ def _of_run(run: ForeignRun, here: Here, check: Check) -> Entry:
 
 def _is_known(entry: Entry, here: Here) -> bool:
     """Whether it was imported before, or its folder is that of a job; noted in `skipped`."""
-    for key in entry.keys:
-        if key in here.known:
-            entry.skipped = f"it was imported before, as {here.known[key]}"
-            return True
-    if entry.folder is not None and (user := here.users.get(str(entry.folder))) is not None:
+    known = next((here.known[key] for key in entry.keys if key in here.known), None)
+    user = here.users.get(str(entry.folder))
+    if known is not None:
+        entry.skipped = f"it was imported before, as {known}"
+        if entry.folder is not None and user is None and known in here.without_run:
+            entry.adds_run_to = known
+            entry.skipped += "; its run is shown there now"
+    elif user is not None:
         entry.skipped = f"its folder is that of the job {user}"
-        return True
-    return False
+    return bool(entry.skipped)
 
 
 def _state_of(job: ForeignJob, run: ForeignRun | None) -> tuple[State, str]:

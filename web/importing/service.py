@@ -53,6 +53,11 @@ def import_ai_toolkit(
     return plan
 
 
+def import_roots(services: Services) -> list[Path]:
+    """The folders that users of the server may import from."""
+    return [services.preferences.output_root, *services.settings.import_roots]
+
+
 def _allowed(path: Path, roots: Sequence[Path] | None) -> Path:
     """The path with its links resolved. Raises UserError outside of the roots, whether it exists or not."""
     try:

@@ -46,7 +46,7 @@ def compare_page(
     steps = sorted({each for grid in grids for each in grid.steps})
     at = step if step is not None else (steps[-1] if steps else 0)
     context = {
-        "chosen": chosen, "listed": [each for each in listed if each.attempt and each not in chosen],
+        "chosen": chosen, "listed": [each for each in listed if each.run_folder and each not in chosen],
         "q": q, "most": MOST, "steps": steps, "step": at, "rows": _rows(chosen, grids, at),
         "differences": _differences(services, chosen),
     }  # fmt: skip

@@ -65,7 +65,10 @@ def mark_stopped(job_id: str, request: Request, services: Served) -> Response:
 def ask_delete(job_id: str, request: Request, services: Served) -> Response:
     """Ask whether a job shall be deleted."""
     job = services.store.get(job_id)
-    return services.pages.page(request, "job_delete.html", {"job": job, "run": run_of(job)})
+    run = run_of(job)
+    elsewhere = run is not None and not run.path.resolve().is_relative_to(services.preferences.output_root)
+    context = {"job": job, "run": run, "elsewhere": elsewhere}
+    return services.pages.page(request, "job_delete.html", context)
 
 
 @router.post("/jobs/{job_id}/delete")

@@ -103,7 +103,8 @@ def job_sample(
     row = sorted(grid.cells[step])
     values = {
         "name": name, "step": step, "prompt": prompt, "steps": steps, "row": row,
-        "recipe": recipe_of(folder.samples / name), "against": against if against in steps else None,
+        "recipe": recipe_of(folder.samples / name) or _written(grid.prompts[prompt]),
+        "against": against if against in steps else None,
         "names": {each: grid.cells[each][prompt] for each in steps},
         "near": {"up": _next_to(steps, step, -1), "down": _next_to(steps, step, 1),
                  "left": _next_to(row, prompt, -1), "right": _next_to(row, prompt, 1)},
@@ -157,12 +158,17 @@ def job_events(job_id: str, request: Request, services: Served) -> Response:
 def _log(services: Services, job: Job) -> _Log:
     """The log of the run if this attempt writes one; before that, what the attempt printed."""
     run, attempt = run_of(job), AttemptFolder(services.settings.jobs_root, job.id, job.attempt)
-    if run is not None:
+    if run is not None and not run.log_path.is_symlink():
         with suppress(OSError):
             is_new = run.log_path.stat().st_mtime >= (job.started_at or 0) - 2
             if is_new or not attempt.output_path.is_file():
                 return _Log("run", run.log_path)
     return _Log(f"attempt {job.attempt}", attempt.output_path)
+
+
+def _written(prompt: str) -> dict[str, Any]:
+    """What a config says of a picture that itself says nothing."""
+    return {"prompt": prompt} if prompt else {}
 
 
 def _next_to(values: list[int], value: int, by: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,10 +13,13 @@ from web.files import file_response
 from web.launchers.attempt import AttemptFolder
 from web.models import JobOut, LogOut, StopIn, errors
 from web.problems import not_found
+from web.queue.jobs import Job
 from web.queue.states import ACTIVE
 from web.routes.jobs import job_response
+from web.routes.results import may_be_shown
+from web.runs.folders import run_of
 from web.runs.logs import MAX_BYTES, read_slice
-from web.services import Served
+from web.services import Served, Services
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"], responses=errors())
 
@@ -62,7 +66,7 @@ def read_log(
     """What a job printed, from a place in the text on."""
     job = services.store.get(job_id)
     number = attempt or job.attempt
-    piece = read_slice(AttemptFolder(services.settings.jobs_root, job.id, number).output_path, offset, max)
+    piece = read_slice(_printed(services, job, number), offset, max)
     eof = piece.at_end and (number != job.attempt or job.status not in ACTIVE)
     body = {"text": piece.text, "offset": piece.offset, "reset": piece.reset, "eof": eof, "attempt": number}
     return JSONResponse(body)
@@ -79,7 +83,16 @@ def download_log(
     """Everything that an attempt printed, as a file."""
     job = services.store.get(job_id)
     number = attempt or job.attempt
-    path = AttemptFolder(services.settings.jobs_root, job.id, number).output_path
+    path = _printed(services, job, number)
     if not path.is_file():
         raise not_found("this log")
     return file_response(request, path, name=f"{job.name}_{number}.log.txt")
+
+
+def _printed(services: Services, job: Job, number: int) -> Path:
+    """What an attempt printed; of a job that was imported and never ran here, the log of its run."""
+    path = AttemptFolder(services.settings.jobs_root, job.id, number).output_path
+    run = run_of(job) if number == 0 else None
+    if run is None or run.log_path.is_symlink() or not may_be_shown(services, job, run.path):
+        return path
+    return run.log_path

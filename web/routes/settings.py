@@ -1,11 +1,15 @@
-"""GET and PATCH /api/settings."""
+"""GET and PATCH /api/settings; what ai-toolkit has left becomes jobs."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from web.models import SettingsIn, SettingsOut, errors
+from web.importing.plan import Entry
+from web.importing.service import import_ai_toolkit, import_roots
+from web.models import FieldError, ImportedJob, ImportIn, ImportOut, SettingsIn, SettingsOut, errors
 from web.preferences import Key
 from web.services import Served, Services
 
@@ -34,3 +38,29 @@ def change_settings(body: SettingsIn, services: Served) -> SettingsOut:
         if key in body.model_fields_set:
             services.preferences.set(key, getattr(body, key))
     return _shown(services)
+
+
+@router.post("/import/ai-toolkit", response_model=ImportOut, tags=["import"], responses=errors(409))
+def import_from_ai_toolkit(body: ImportIn, services: Served) -> ImportOut:
+    """Make jobs of the jobs and runs of ai-toolkit; those that were imported before are left out."""
+    database = Path(body.db) if body.db else None
+    plan = import_ai_toolkit(
+        services, Path(body.path), database, dry_run=body.dry_run, roots=import_roots(services)
+    )
+    return ImportOut(
+        source=str(plan.source), dry_run=body.dry_run, num_imported=len(plan.imported),
+        jobs=[_imported(entry) for entry in plan.entries], settings=dict(plan.settings), notes=plan.notes,
+    )  # fmt: skip
+
+
+def _imported(entry: Entry) -> ImportedJob:
+    taken = not entry.skipped
+    problems = [
+        FieldError(pointer=p.key or "", detail=p.message, code=p.code, line=p.line, remedy=p.remedy)
+        for p in entry.problems
+    ]
+    return ImportedJob(
+        origin=entry.origin, id=entry.id or None, name=entry.name if taken else None,
+        status=entry.state if taken else None, reason=entry.reason if taken else entry.skipped,
+        folder=str(entry.folder) if entry.folder else None, problems=problems, notes=entry.notes,
+    )  # fmt: skip

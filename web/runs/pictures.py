@@ -9,12 +9,16 @@ from typing import Any
 
 from toolkit.runs.images import read_recipe
 from toolkit.runs.layout import RunFolder
+from web.importing.configs import prompts_in
 from web.runs import artifacts
 
 
 @dataclass(frozen=True, slots=True)
 class SampleGrid:
-    """Which pictures there are. cells: step -> prompt number -> file name; prompts: number -> text."""
+    """Which pictures there are. cells: step -> prompt number -> file name; prompts: number -> text.
+
+    A prompt is what the pictures say, else what config.yaml says: those of ai-toolkit say nothing.
+    """
 
     steps: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -33,6 +37,9 @@ def sample_grid(run: RunFolder | None) -> SampleGrid:
     numbers = sorted({number for row in cells.values() for number in row})
     newest = {number: path for _, row in sorted(grouped.items()) for number, path in row.items()}
     prompts = {number: str(recipe_of(path).get("prompt", "")) for number, path in newest.items()}
+    if not all(prompts.values()):
+        written = dict(enumerate(prompts_in(run.path)))
+        prompts = {number: text or written.get(number, "") for number, text in prompts.items()}
     return SampleGrid(sorted(cells), numbers, cells, prompts)
 
 
