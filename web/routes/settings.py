@@ -7,9 +7,10 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from web.import_models import ImportedJob, ImportIn, ImportOut
 from web.importing.plan import Entry
 from web.importing.service import import_ai_toolkit, import_roots
-from web.models import FieldError, ImportedJob, ImportIn, ImportOut, SettingsIn, SettingsOut, errors
+from web.models import FieldError, SettingsIn, SettingsOut, errors
 from web.preferences import Key
 from web.services import Served, Services
 
