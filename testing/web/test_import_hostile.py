@@ -43,7 +43,7 @@ def test_names_that_cannot_be_a_jobs_are_changed_and_lead_nowhere(services, fore
 
 BAD_CONFIGS = [
     ("[" * 100_000, "is nested too deeply"),
-    ('{"a":\t' * 5000, "cannot be read"),
+    ('{"a":\t' * 5000, "is nested too deeply"),
     ("{", "cannot be read"),
     ("[1]", "holds no mapping"),
     ("", "it has no config"),
@@ -58,6 +58,33 @@ def test_a_config_that_cannot_be_imported_is_told_and_the_others_are(services, f
     make_database(foreign / "aitk_db.db", [{"job_config": text}, {"name": "good"}])
     plan = import_ai_toolkit(services, foreign)
     assert says in plan.entries[0].skipped and set(jobs_of(services)) == {"good"}
+
+
+NAMES = "abcdefgh"
+SWELLS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip(NAMES, NAMES[1:], strict=False)
+)
+
+
+@pytest.mark.parametrize("depth", [100, 300, 450, 900])
+def test_a_config_as_deep_as_can_be_breaks_nothing(services, foreign, depth):
+    deep = '{"a":' * depth + "1" + "}" * depth
+    make_database(foreign / "aitk_db.db", [{"job_config": deep}, {"name": "good"}])
+    entry = import_ai_toolkit(services, foreign).entries[0]
+    said = entry.skipped + " ".join(map(str, entry.problems))
+    assert "too deeply" in said or "cannot say" in said
+    assert "good" in jobs_of(services)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(SWELLS, "once its aliases are spelled out"), ("[" * 5000, "too deeply")]
+)
+def test_a_yaml_that_swells_is_not_read(services, foreign, text, says):
+    run = make_run(foreign / "output" / "swollen")
+    (run / "config.yaml").write_text(text)
+    plan = import_ai_toolkit(services, foreign)
+    assert says in plan.entries[0].notes[0]
 
 
 def test_values_of_any_type_are_survived(services, foreign):

@@ -59,22 +59,27 @@ def from_folder(folder: Path) -> dict[str, Any] | None:
 
 
 def _read_yaml(text: str) -> Any:
+    problem = unreadable(text)  # JSON has no aliases that could swell
+    if problem is not None:
+        raise BadConfig(f"as YAML {problem.message}")
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with one constructor more
 
 
 def _parsed(text: str, read: Callable[[str], Any], what: str) -> dict[str, Any]:
     try:
-        problem = unreadable(text)
-        data = None if problem is not None else read(text)
-    except (ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
+        data = read(text)
+        torn = is_torn(data)
+    except BadConfig:
+        raise
+    except RecursionError:
+        raise BadConfig(f"{what} is nested too deeply") from None
+    except (ValueError, TypeError, LookupError, yaml.YAMLError) as error:
         lines = str(error).split("\n")
         raise BadConfig(f"{what} cannot be read: {lines[0][:200]}") from None
-    if problem is not None:
-        raise BadConfig(f"{what} {problem.message}")
+    if torn:
+        raise BadConfig(f"{what} holds half of a letter (a lone surrogate)")
     if not isinstance(data, dict):
         raise BadConfig(f"{what} holds no mapping with job and config")
-    if is_torn(data):
-        raise BadConfig(f"{what} holds half of a letter (a lone surrogate)")
     return data
 
 
