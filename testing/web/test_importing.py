@@ -240,8 +240,9 @@ def test_a_live_database_is_read_beside_its_writer(services, foreign):
         add_job(writer, 5, {"name": "just_made"})
     before = tree(foreign)
     assert (foreign / "aitk_db.db-wal").stat().st_size > 0
-    import_ai_toolkit(services, foreign)
+    plan = import_ai_toolkit(services, foreign)
     assert set(jobs_of(services)) == {"job_0", "just_made"}
+    assert any("aitk_db.db is in use" in note for note in plan.notes)
     assert {name: before[name] for name in before if not name.endswith("-shm")} == {
         name: value for name, value in tree(foreign).items() if not name.endswith("-shm")
     }

@@ -12,13 +12,13 @@ from typing import Any
 
 from toolkit.errors import Problem, UserError
 from web.configs import MAX_BYTES
-from web.runs.foreign_database import reading
+from web.runs.foreign_database import has_changes, reading
 
 NAME = "aitk_db.db"
 MOST_JOBS = 5000
 # Columns that every version has; what is not here has a default.
 _NEEDED = ("id", "name", "gpu_ids", "job_config", "status")
-_TAKEN = (*_NEEDED, "created_at", "updated_at", "stop", "step", "info", "queue_position", "total_steps")
+_TAKEN = (*_NEEDED, "created_at", "updated_at", "stop", "step", "info", "total_steps")
 # The values of others, such as HF_TOKEN, are never read further than whether there is one.
 _SHOWN = ("TRAINING_FOLDER", "DATASETS_FOLDER", "DATA_ROOT", "MODELS_PATH")
 _LONGEST = 1000  # of a text that is shown
@@ -44,12 +44,15 @@ class ForeignJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignDatabase:
-    """Everything that an import looks at. settings: only folders by value."""
+    """Everything that an import looks at. settings: only folders by value. in_use: a program has it open,
+    or was killed while it had.
+    """
 
     path: Path
     jobs: list[ForeignJob] = field(default_factory=list)
     settings: Mapping[str, str] = field(default_factory=dict)
     evaluations: int = 0
+    in_use: bool = False
 
 
 def read_database(path: Path) -> ForeignDatabase:
@@ -67,7 +70,9 @@ def read_database(path: Path) -> ForeignDatabase:
         evaluations = "SELECT count(*) FROM EvalJob"
         num_evaluations = connection.execute(evaluations).fetchone()[0] if "EvalJob" in tables else 0
         jobs = _jobs(connection, tables["Job"])
-    return ForeignDatabase(path=path, jobs=jobs, settings=settings, evaluations=num_evaluations)
+    return ForeignDatabase(
+        path=path, jobs=jobs, settings=settings, evaluations=num_evaluations, in_use=has_changes(path)
+    )
 
 
 def _bad(path: Path, message: str, remedy: str = "give the file aitk_db.db of an ai-toolkit") -> UserError:

@@ -83,6 +83,10 @@ def make_plan(
     plan.entries += [_of_run(run, here, check) for run in runs if run.path not in taken]
     if database is not None:
         plan.settings = database.settings
+        if database.in_use:
+            plan.notes.append(
+                f"{database.path} is in use, or its program was killed: its last commit was read"
+            )
         if database.evaluations:
             plan.notes.append(
                 f"{database.evaluations} evaluations stay there: only jobs and runs are imported"

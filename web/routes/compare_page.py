@@ -46,11 +46,16 @@ def compare_page(
     steps = sorted({each for grid in grids for each in grid.steps})
     at = step if step is not None else (steps[-1] if steps else 0)
     context = {
-        "chosen": chosen, "listed": [each for each in listed if each.run_folder and each not in chosen],
+        "chosen": chosen, "listed": [each for each in listed if _has_run(each) and each not in chosen],
         "q": q, "most": MOST, "steps": steps, "step": at, "rows": _rows(chosen, grids, at),
         "differences": _differences(services, chosen),
     }  # fmt: skip
     return services.pages.page(request, "compare.html", context)
+
+
+def _has_run(job: Job) -> bool:
+    """Whether there can be something to compare; an imported job has ended without any attempt here."""
+    return bool(job.attempt or job.ended_at)
 
 
 def _rows(chosen: list[Job], grids: list[SampleGrid], step: int) -> list[tuple[str, list[Picture | None]]]:

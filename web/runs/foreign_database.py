@@ -28,9 +28,8 @@ def reading(path: Path, seconds: float = _SECONDS) -> Iterator[sqlite3.Connectio
     that is in use is read beside its writer. Raises UserError, one line, for what cannot be read.
     """
     _check(path)
-    wal = path.with_name(f"{path.name}-wal")
-    has_changes = wal.is_file() and wal.stat().st_size > 0
-    if has_changes and not path.with_name(f"{path.name}-shm").exists():
+    wal, changed = _wal_of(path), has_changes(path)
+    if changed and not path.with_name(f"{path.name}-shm").exists():
         with tempfile.TemporaryDirectory(prefix="aitk-import-") as folder:
             copy = Path(folder) / "copy.db"
             shutil.copyfile(path, copy)
@@ -38,9 +37,19 @@ def reading(path: Path, seconds: float = _SECONDS) -> Iterator[sqlite3.Connectio
             with _open(path, f"file:{quote(str(copy))}?mode=ro", seconds) as connection:
                 yield connection
         return
-    immutable = "&immutable=1" if _is_wal(path) and not has_changes else ""
+    immutable = "&immutable=1" if _is_wal(path) and not changed else ""
     with _open(path, f"file:{quote(str(path))}?mode=ro{immutable}", seconds) as connection:
         yield connection
+
+
+def has_changes(path: Path) -> bool:
+    """Whether there are changes beside a database that are not in it: it is in use, or its program died."""
+    wal = _wal_of(path)
+    return wal.is_file() and wal.stat().st_size > 0
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
 
 
 @contextmanager
