@@ -15,7 +15,7 @@ from web.problems import not_found
 from web.queue.jobs import Job
 from web.queue.states import ACTIVE, EDITABLE, STOP_MODES
 from web.routes.page_route import page_router
-from web.runs.folders import run_of
+from web.runs.folders import Number, run_of
 from web.runs.logs import read_slice
 from web.runs.pictures import recipe_of, sample_grid
 from web.runs.results import list_results
@@ -46,19 +46,25 @@ def job_context(services: Services, job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _page(request: Request, services: Services, template: str, job: Job, **values: Any) -> Response:
-    context = {**job_context(services, job), **values}
+def _page(
+    request: Request, services: Services, template: str, job: Job, number: int = 1, **values: Any
+) -> Response:
+    """A page of a job; number: of its runs the one that is shown."""
+    whose = f"run={number}" if number > 1 else ""
+    runs = [Path(folder).name for folder in job.run_folders]
+    shown = {"runs": runs, "run": number, "whose": whose and f"?{whose}", "and_whose": whose and f"&{whose}"}
+    context = {**job_context(services, job), **shown, **values}
     return services.pages.page(request, template, context, block="tab")
 
 
 @router.get("/jobs/{job_id}")
-def job_overview(job_id: str, request: Request, services: Served) -> Response:
+def job_overview(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """State, log and results of a job."""
     job = services.store.get(job_id)
-    log = _log(services, job)
+    log = _log(services, job, run)
     piece = read_slice(log.path, None, _LOG_BYTES)
-    return _page(request, services, "job_overview.html", job, log=log, piece=piece,
-                 results=list_results(run_of(job))[:6])  # fmt: skip
+    return _page(request, services, "job_overview.html", job, run, log=log, piece=piece,
+                 results=list_results(run_of(job, run))[:6])  # fmt: skip
 
 
 @router.get("/jobs/{job_id}/head")
@@ -70,31 +76,32 @@ def job_head(job_id: str, request: Request, services: Served) -> Response:
 
 
 @router.get("/jobs/{job_id}/loss")
-def job_loss(job_id: str, request: Request, services: Served) -> Response:
+def job_loss(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """The curves of a run."""
     job = services.store.get(job_id)
-    folder = run_of(job)
+    folder = run_of(job, run)
     points = [] if folder is None else services.metrics.of(folder.metrics_path).points("loss", -1, 600)
     found = None if folder is None else validation_view(folder.validation_path)
-    return _page(request, services, "job_loss.html", job, line=sketch(points), validation=found)
+    return _page(request, services, "job_loss.html", job, run, line=sketch(points), validation=found)
 
 
 @router.get("/jobs/{job_id}/samples")
-def job_samples(job_id: str, request: Request, services: Served) -> Response:
+def job_samples(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """The previews of a run: prompts by steps."""
     job = services.store.get(job_id)
-    return _page(request, services, "job_samples.html", job, grid=sample_grid(run_of(job)))
+    return _page(request, services, "job_samples.html", job, run, grid=sample_grid(run_of(job, run)))
 
 
 @router.get("/jobs/{job_id}/samples/view")
 def job_sample(
-    job_id: str, request: Request, services: Served, step: Annotated[int, Query(ge=0, lt=2**62)],
+    job_id: str, request: Request, services: Served, *, step: Annotated[int, Query(ge=0, lt=2**62)],
     prompt: Annotated[int, Query(ge=0, lt=2**31)],
     against: Annotated[int | None, Query(ge=0, lt=2**62)] = None,
+    run: Number = 1,
 ) -> Response:  # fmt: skip
     """One preview, its neighbours, and if asked for another step of the same prompt to compare with."""
     job = services.store.get(job_id)
-    folder = run_of(job)
+    folder = run_of(job, run)
     grid = sample_grid(folder)
     name = grid.cells.get(step, {}).get(prompt)
     if folder is None or name is None:
@@ -109,15 +116,15 @@ def job_sample(
         "near": {"up": _next_to(steps, step, -1), "down": _next_to(steps, step, 1),
                  "left": _next_to(row, prompt, -1), "right": _next_to(row, prompt, 1)},
     }  # fmt: skip
-    return _page(request, services, "job_sample.html", job, **values)
+    return _page(request, services, "job_sample.html", job, run, **values)
 
 
 @router.get("/jobs/{job_id}/files")
-def job_files(job_id: str, request: Request, services: Served) -> Response:
+def job_files(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """What a run has saved."""
     job = services.store.get(job_id)
-    folder = run_of(job)
-    return _page(request, services, "job_files.html", job, results=list_results(folder), folder=folder)
+    folder = run_of(job, run)
+    return _page(request, services, "job_files.html", job, run, results=list_results(folder), folder=folder)
 
 
 @router.get("/jobs/{job_id}/log")
@@ -125,9 +132,10 @@ def job_log(
     job_id: str, services: Served,
     offset: Annotated[int | None, Query(ge=0, lt=2**62)] = None,
     of: Annotated[str, Query(max_length=20)] = "",
+    run: Number = 1,
 ) -> Response:  # fmt: skip
     """The lines of the log that the overview shows, from `offset` on. of: the log that offset is for."""
-    log = _log(services, services.store.get(job_id))
+    log = _log(services, services.store.get(job_id), run)
     known = offset if of == log.name else None
     piece = read_slice(log.path, known, _LOG_BYTES)
     body = {"text": piece.text, "offset": piece.offset, "reset": piece.reset or known is None, "of": log.name}
@@ -155,9 +163,9 @@ def job_events(job_id: str, request: Request, services: Served) -> Response:
     return _page(request, services, "job_events.html", job, events=found[::-1])
 
 
-def _log(services: Services, job: Job) -> _Log:
+def _log(services: Services, job: Job, number: int) -> _Log:
     """The log of the run if this attempt writes one; before that, what the attempt printed."""
-    run, attempt = run_of(job), AttemptFolder(services.settings.jobs_root, job.id, job.attempt)
+    run, attempt = run_of(job, number), AttemptFolder(services.settings.jobs_root, job.id, job.attempt)
     if run is not None and not run.log_path.is_symlink():
         with suppress(OSError):
             is_new = run.log_path.stat().st_mtime >= (job.started_at or 0) - 2

@@ -17,6 +17,7 @@ from web.pictures import thumbnail
 from web.problems import conflict, invalid, not_found
 from web.queue.jobs import Job, iso
 from web.runs import artifacts
+from web.runs.folders import Number, path_of
 from web.runs.metrics_index import Index
 from web.services import Served, Services
 
@@ -32,9 +33,9 @@ BYTES: dict[int | str, dict[str, Any]] = {
 Since = Annotated[int, Query(ge=-1, lt=2**63, description="Only steps behind this one.")]
 
 
-def run_folder(services: Services, job: Job) -> Path:
+def run_folder(services: Services, job: Job, number: int = 1) -> Path:
     """The folder of a job's run, if it lies where runs may lie or was imported. Raises 404."""
-    folder = None if job.run_folder is None else Path(job.run_folder)
+    folder = path_of(job, number)
     if folder is None or not may_be_shown(services, job, folder):
         raise not_found("the run folder of this job")
     return folder
@@ -48,8 +49,8 @@ def may_be_shown(services: Services, job: Job, folder: Path) -> bool:
     return resolved == folder and is_imported_folder(services.database, job.id, folder)
 
 
-def _index(services: Services, job_id: str) -> Index:
-    folder = run_folder(services, services.store.get(job_id))
+def _index(services: Services, job_id: str, number: int = 1) -> Index:
+    folder = run_folder(services, services.store.get(job_id), number)
     return services.metrics.of(folder / "metrics.jsonl")
 
 
@@ -59,9 +60,10 @@ def read_metrics(
     keys: Annotated[str | None, Query(max_length=2000, description="With commas; default: all.")] = None,
     since_step: Since = -1,
     max_points: Annotated[int, Query(ge=2, le=20_000)] = 2000,
+    run: Number = 1,
 ) -> Response:  # fmt: skip
     """The series of a run, thinned out to the extremes where there are too many points."""
-    index = _index(services, job_id)
+    index = _index(services, job_id, run)
     wanted = index.keys if keys is None else [key for key in keys.split(",") if key]
     series = {key: index.points(key, since_step, max_points) for key in wanted}
     return JSONResponse({"keys": index.keys, "series": series, "generation": index.generation})
@@ -69,14 +71,15 @@ def read_metrics(
 
 @router.get("/jobs/{job_id}/loss", response_model=LossOut)
 def read_loss(
-    job_id: str, services: Served,
+    job_id: str, services: Served, *,
     key: Annotated[str, Query(max_length=200)] = "loss",
     since_step: Since = -1,
     stride: Annotated[int, Query(ge=1, le=10_000)] = 1,
     limit: Annotated[int, Query(ge=1, le=20_000)] = 2000,
+    run: Number = 1,
 ) -> Response:  # fmt: skip
     """One series in the form of ai-toolkit: every `stride`-th point, at most the last `limit`."""
-    index = _index(services, job_id)
+    index = _index(services, job_id, run)
     points = index.points(key, since_step, max_points=2**62)[::stride][-limit:]
     listed = [{"step": step, "wall_time": time, "value": value} for step, time, value in points]
     return JSONResponse({"key": key, "keys": index.keys, "points": listed})
@@ -99,14 +102,16 @@ def compare_metrics(
 
 @router.get("/jobs/{job_id}/samples", response_model=SampleList)
 def list_samples(
-    job_id: str, services: Served,
+    job_id: str, services: Served, *,
     step: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     prompt: Annotated[int | None, Query(ge=0, lt=2**31, description="Number of the prompt.")] = None,
     before_step: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Steps, the last ones.")] = 50,
+    run: Number = 1,
 ) -> Response:  # fmt: skip
     """The previews of a run, by step."""
-    folder = run_folder(services, services.store.get(job_id))
+    folder = run_folder(services, services.store.get(job_id), run)
+    whose = f"run={run}" if run > 1 else ""
     base = f"{services.settings.root_path}/api/jobs/{job_id}/samples"
     chosen = [
         sample for sample in artifacts.samples(folder)
@@ -120,8 +125,9 @@ def list_samples(
             "samples": [
                 {
                     "prompt_index": sample.index, "name": sample.path.name,
-                    "url": f"{base}/{sample.path.name}",
-                    "thumb_url": f"{base}/{sample.path.name}?thumb=256", "made_at": iso(sample.ms / 1000),
+                    "url": f"{base}/{sample.path.name}" + (whose and f"?{whose}"),
+                    "thumb_url": f"{base}/{sample.path.name}?thumb=256" + (whose and f"&{whose}"),
+                    "made_at": iso(sample.ms / 1000),
                     "recipe": artifacts.recipe(sample.path),
                 }
                 for sample in group
@@ -133,10 +139,10 @@ def list_samples(
 
 
 @router.get("/jobs/{job_id}/samples/archive", responses={200: {"content": {"application/zip": {}}}})
-def download_samples(job_id: str, services: Served) -> StreamingResponse:
+def download_samples(job_id: str, services: Served, run: Number = 1) -> StreamingResponse:
     """All previews of a run in a zip file."""
     job = services.store.get(job_id)
-    found = artifacts.samples(run_folder(services, job))
+    found = artifacts.samples(run_folder(services, job, run))
     if not found:
         raise conflict("this run has no previews yet")
     headers = {"Content-Disposition": f'attachment; filename="{job.id}_samples.zip"'}
@@ -148,9 +154,10 @@ def download_samples(job_id: str, services: Served) -> StreamingResponse:
 def read_sample(
     job_id: str, name: str, request: Request, services: Served,
     thumb: Annotated[int | None, Query(ge=32, le=1024)] = None,
+    run: Number = 1,
 ) -> Response:  # fmt: skip
     """A preview, whole or small."""
-    folder = run_folder(services, services.store.get(job_id))
+    folder = run_folder(services, services.store.get(job_id), run)
     path = safe_file(folder, f"samples/{name}")
     if thumb is not None:
         path = thumbnail(path, thumb, services.settings.data_root / "thumbs")
@@ -158,22 +165,23 @@ def read_sample(
 
 
 @router.get("/jobs/{job_id}/files", response_model=FileList)
-def list_files(job_id: str, services: Served) -> Response:
-    """The models that a job has saved."""
-    folder = run_folder(services, services.store.get(job_id))
+def list_files(job_id: str, services: Served, run: Number = 1) -> Response:
+    """The models that a run has saved."""
+    folder = run_folder(services, services.store.get(job_id), run)
+    whose = f"?run={run}" if run > 1 else ""
     base = f"{services.settings.root_path}/api/jobs/{job_id}/files"
     listed = [
         {"name": file.name, "path": file.name, "size": file.size, "step": file.step,
-         "modified_at": iso(file.modified_at), "url": f"{base}/{file.name}"}
+         "modified_at": iso(file.modified_at), "url": f"{base}/{file.name}{whose}"}
         for file in artifacts.model_files(folder)
     ]  # fmt: skip
     return JSONResponse({"files": listed})
 
 
 @router.get("/jobs/{job_id}/files/{name}", responses={**BYTES, **errors(404, 416)})
-def download_file(job_id: str, name: str, request: Request, services: Served) -> Response:
+def download_file(job_id: str, name: str, request: Request, services: Served, run: Number = 1) -> Response:
     """A saved model."""
-    folder = run_folder(services, services.store.get(job_id))
+    folder = run_folder(services, services.store.get(job_id), run)
     if name not in {file.name for file in artifacts.model_files(folder)}:
         raise not_found("this file")
     return file_response(request, safe_file(folder, name))
