@@ -4,9 +4,11 @@ A draw is a noise level t and a noise, both functions of (seed, the image's cont
 that two conditions measured on the same draws differ by nothing but the condition (common random numbers),
 and a later run with more draws repeats the earlier ones.
 
-Draws come in blocks of four: two noise levels with a noise each, then the same levels with the noise negated
-(antithetic). The levels of an image follow van der Corput's sequence, rotated by a number of the image's own
-(Cranley and Patterson 1976): any first 2^k of them lie in 2^k different parts of equal probability.
+Each draw has a noise level of its own. The levels of an image follow van der Corput's sequence, rotated by a
+number of the image's own (Cranley and Patterson 1976): any first 2^k of them lie in 2^k different parts of
+equal probability. Draws come in blocks of four: two noises, then their negatives (antithetic) a quarter of the
+schedule away. At one and the same level a noise and its negative nearly always agree on which of two captions
+fits better, so that the second would say what the first did.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from toolkit.diffusion.objectives import Objective
 from toolkit.diffusion.timestep_sampling import DENSITIES, resolution_shift
-from toolkit.evaluation.draws_layout import level_of, sign_of, van_der_corput
+from toolkit.evaluation.draws_layout import noise_of, sign_of, van_der_corput
 from toolkit.seeding import keyed_generator, keyed_random
 
 
@@ -68,7 +70,7 @@ class Design:
         if self.fixed_noise_std is not None:
             return level_with_std(objective, self.fixed_noise_std)
         rotation = keyed_random("eval-t", self.seed, content).random()
-        even = (van_der_corput(level_of(draw)) + rotation) % 1.0
+        even = (van_der_corput(draw) + rotation) % 1.0
         # (0, 1] like every density here takes it: 0 would be a picture without noise.
         u = torch.tensor(1.0 - even, dtype=torch.float64)
         quantile = _OWN.get(self.timestep_type) or DENSITIES.resolve(self.timestep_type)
@@ -78,7 +80,7 @@ class Design:
 
     def noise(self, content: str, draw: int, shape: tuple[int, ...]) -> Tensor:
         """The noise of a draw, `shape` float32 on the CPU."""
-        generator = keyed_generator("eval-noise", self.seed, content, level_of(draw))
+        generator = keyed_generator("eval-noise", self.seed, content, noise_of(draw))
         return torch.randn(shape, generator=generator, dtype=torch.float32) * sign_of(draw)
 
 

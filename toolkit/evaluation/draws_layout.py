@@ -1,8 +1,10 @@
-"""How an image's draws hang together: levels, signs, and which are independent. Torch-free."""
+"""How an image's draws hang together: noises, signs, and which are independent. Torch-free."""
 
 from __future__ import annotations
 
-BLOCK = 4  # draws: two levels, each with a noise and its negative
+# Raised when a draw's number comes to mean another level or noise: records of before are then set aside.
+LAYOUT = 2
+BLOCK = 4  # draws: four levels; two noises, and their negatives
 
 
 def van_der_corput(index: int) -> float:
@@ -14,8 +16,8 @@ def van_der_corput(index: int) -> float:
     return value
 
 
-def level_of(draw: int) -> int:
-    """The number of the noise level (and of the noise) that a draw uses."""
+def noise_of(draw: int) -> int:
+    """The number of the noise that a draw uses, up to its sign."""
     block, place = divmod(draw, BLOCK)
     return 2 * block + place % 2
 
@@ -25,9 +27,9 @@ def sign_of(draw: int) -> int:
     return 1 if draw % BLOCK < BLOCK // 2 else -1
 
 
-def draws_of_levels(num_draws: int) -> list[list[int]]:
-    """The draws that share a level and a noise up to its sign: the independent units of `num_draws` draws."""
+def draws_of_noises(num_draws: int) -> list[list[int]]:
+    """The draws that share a noise up to its sign: the independent units of `num_draws` draws."""
     units: dict[int, list[int]] = {}
     for draw in range(num_draws):
-        units.setdefault(level_of(draw), []).append(draw)
+        units.setdefault(noise_of(draw), []).append(draw)
     return list(units.values())

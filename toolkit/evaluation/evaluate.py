@@ -21,7 +21,7 @@ from toolkit.data.items import MediaItem
 from toolkit.errors import JobStopped, ModelError, Problem
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
-from toolkit.evaluation.draws_layout import BLOCK, draws_of_levels
+from toolkit.evaluation.draws_layout import BLOCK, LAYOUT, draws_of_noises
 from toolkit.evaluation.edits import Edit
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
 from toolkit.evaluation.measure import Measured, Subject, content_of, measure
@@ -58,7 +58,7 @@ class Settings:
     def identity(self) -> list[object]:
         """What the numbers depend on; not the batch size, which changes their last bits at most."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return [values[name] for name in values if name != "batch_size"]
+        return [LAYOUT, *(values[name] for name in values if name != "batch_size")]
 
     @property
     def stops_early(self) -> bool:
@@ -273,7 +273,7 @@ class Evaluator:
         if not outcome.item.caption:
             return True  # its own caption is the empty one: there is no difference to find
         if self.settings.target_se is not None:
-            known = estimate(gains, draws_of_levels(len(gains)))
+            known = estimate(gains, draws_of_noises(len(gains)))
             if known.se <= self.settings.target_se:
                 return True
         if self.settings.target_q is None:

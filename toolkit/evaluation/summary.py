@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy
 
-from toolkit.evaluation.draws_layout import draws_of_levels
+from toolkit.evaluation.draws_layout import draws_of_noises
 from toolkit.evaluation.flags import (
     Measurement,
     Reason,
@@ -162,7 +162,7 @@ def interval(found: Estimate) -> Interval:
 
 def _effects(outcome: Outcome, context: Context) -> ImageReport:
     """Everything about one image that needs no other."""
-    item, units = outcome.item, draws_of_levels(outcome.num_draws)
+    item, units = outcome.item, draws_of_noises(outcome.num_draws)
     own = outcome.of("own")
     blank = outcome.of("blank") if "blank" in outcome.names else None
     ablated = outcome.of("ablated") if "ablated" in outcome.names else None

@@ -37,7 +37,7 @@ from toolkit.evaluation.measure import Subject, measure
 from toolkit.evaluation.preparing import edits_of
 from toolkit.evaluation.records import RecordFile
 from toolkit.evaluation.report import Report
-from toolkit.evaluation.statistics import auroc
+from toolkit.evaluation.statistics import anytime_p, auroc, log_ratios, signed_rank_p
 from toolkit.evaluation.summary import Context, summarise
 from toolkit.model_utils import load_model_for_inference
 from toolkit.prompt_utils import Conditioning
@@ -252,3 +252,28 @@ def test_fifty_steps_of_fine_tuning_show_on_what_was_trained(tmp_path):
     print(f"overfit at 50 steps: against the base {paired:.3f}, by the loss alone {raw:.3f}")  # noqa: T201
     assert paired >= 0.95
     assert paired > raw
+
+
+def test_p_values_hold_on_the_draws_of_a_real_model(model, tmp_path):
+    """Two captions of other images, their mean difference taken off: no effect over the schedule is left."""
+    drawings = unseen(8)
+    place = write(tmp_path / "drawings", drawings, [drawing.caption for drawing in drawings])
+    items = scan_dataset(place, resolutions=[32], size_multiple=8).require_valid().items
+    encodings, seeds = Encodings(model, None), 24
+    subjects = []
+    for index, item in enumerate(items):
+        others = [encodings.prompt(items[(index + by) % len(items)].caption) for by in (3, 5)]
+        subjects.append(Subject(item, encodings.latents(item), others))
+    effects = numpy.stack([_effects(model, subjects, Design(seed=seed)) for seed in range(seeds)])
+    effects -= effects.mean((0, 2), keepdims=True)
+    for p_of in (signed_rank_p, anytime_p):
+        found = numpy.array([p_of(sign * draws) for draws in effects.reshape(-1, 16) for sign in (1, -1)])
+        for level in (0.01, 0.05, 0.1):
+            error = math.sqrt(level * (1 - level) / (seeds * len(items)))
+            assert (found <= level).mean() <= level + 3 * error, (p_of.__name__, level)
+
+
+def _effects(model, subjects: list[Subject], design: Design) -> numpy.ndarray:
+    """By how much the second caption of each subject fits better, in every draw (B, 16)."""
+    losses = measure(model, subjects, range(16), design).losses.double().numpy()
+    return log_ratios(losses[:, 1], losses[:, 0])
