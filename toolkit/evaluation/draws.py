@@ -6,9 +6,9 @@ and a later run with more draws repeats the earlier ones.
 
 Each draw has a noise level of its own. The levels of an image follow van der Corput's sequence, rotated by a
 number of the image's own (Cranley and Patterson 1976): any first 2^k of them lie in 2^k different parts of
-equal probability. Draws come in blocks of four: two noises, then their negatives (antithetic) a quarter of the
-schedule away. At one and the same level a noise and its negative nearly always agree on which of two captions
-fits better, so that the second would say what the first did.
+equal probability. Draws come in blocks of four: two noises, then their negatives (antithetic) a quarter of
+the schedule away. At one and the same level a noise and its negative nearly always agree on which of two
+captions fits better, so that the second would say what the first did.
 """
 
 from __future__ import annotations
