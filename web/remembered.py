@@ -44,6 +44,11 @@ class DatabaseMemo:
                 self._kept[key] = value
         return value
 
+    def forget(self) -> None:
+        """Keep nothing of what was read so far."""
+        with self._lock:
+            self._kept.clear()
+
     def close(self) -> None:
         """Close the connection; nothing can be asked any more."""
         with self._lock:
