@@ -75,8 +75,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = operator(*args, **kwargs)
         for tensor in _tensors(made):
             self._born(tensor.untyped_storage())
-        if operator.namespace != "prim":  # a question such as which device, and nothing to compute
-            self._record(operator, args, kwargs, made)
+        self._record(operator, args, kwargs, made)
         return made
 
     @property
