@@ -11,10 +11,13 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Shapes = dict[str, tuple[int, ...]]  # name of a tensor -> its shape
 
 _LONGEST_HEADER = 100 << 20
+# What reading a header raises that is none.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error)
 # Parts of a module's name that tell where it lies; see toolkit.networks.targets for the rule itself.
 _BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 _AROUND_BLOCKS = ("proj_in", "proj_out")  # of a UNet's transformers
@@ -54,32 +57,30 @@ class Adapter:
 def read_header(path: Path) -> Shapes | None:
     """The tensors of a safetensors file; None if it is none."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _LONGEST_HEADER:
-                return None
-            header = json.loads(file.read(length))
-        return {
-            name: tuple(int(side) for side in entry["shape"])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        _, entries = _entries(path)
+        return {name: tuple(int(side) for side in entry["shape"]) for name, entry in entries.items()}
+    except _DAMAGED:
         return None
 
 
 def is_cut_off(path: Path) -> bool:
     """Whether a safetensors file is shorter than its header says, as after a download that broke off."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _LONGEST_HEADER:
-                return False
-            header = json.loads(file.read(length))
-        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
-        return bool(path.stat().st_size < 8 + length + max(ends, default=0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error):
+        start, entries = _entries(path)
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        return path.stat().st_size < start + end
+    except _DAMAGED:
         return False  # it is no such file, which is another matter
+
+
+def _entries(path: Path) -> tuple[int, dict[str, Any]]:
+    """(where the data begin, name of a tensor -> what the header says of it). Raises one of _DAMAGED."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > _LONGEST_HEADER:
+            raise ValueError(f"{path} has no header of a safetensors file")
+        header = json.loads(file.read(length))
+    return 8 + length, {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def read_shapes(model: Path, parts: Sequence[str]) -> dict[str, Shapes] | None:

@@ -101,10 +101,7 @@ class MetricsIndex:
     def points(self, key: str, since_step: int = -1, max_points: int = 2000) -> list[list[Any]]:
         """[step, time, value] of the points behind `since_step`; of more than `max_points` the extremes."""
         with self._lock:
-            series = self.series.get(key)
-            if series is None:
-                return []
-            columns = series.behind(since_step)
+            columns = self.series.get(key, Series()).behind(since_step)
         return thinned(columns, max_points)
 
 
