@@ -221,7 +221,7 @@ def cached_prompts(
     on_disk = section.train.cache_text_embeddings or any(d.cache_text_embeddings for d in section.datasets)
     session.phase("caching", "Encoding captions")
     with telling("encoding captions", ("close other programs on the device", "model.dtype: bf16")):
-        on_disk = on_disk or _fill_memory(texts, trained.model, session)
+        on_disk = on_disk or _would_fill_memory(texts, trained.model, session)
         folder = cache_root() / "prompts" if on_disk else None
         cache = PromptCache(folder, trained.model.text_encoder_hash, tell=session.note)
         cache.fill(
@@ -233,7 +233,7 @@ def cached_prompts(
     return cache
 
 
-def _fill_memory(texts: Mapping[str, MediaItem | None], model: Architecture, session: Session) -> bool:
+def _would_fill_memory(texts: Mapping[str, MediaItem | None], model: Architecture, session: Session) -> bool:
     """Whether embeddings of so many texts take more memory than they should; said so if they do."""
     if len(texts) <= _FEW_TEXTS:
         return False

@@ -226,8 +226,9 @@ class TrainingRun:
         peak = peak_device_bytes(next(iter(self.trainer.parameters.values())).device)
         for report, (loss, grad_norm) in zip(reports, numbers, strict=True):
             adapted = {} if report.adapted_lr is None else {"adapted_lr": float(report.adapted_lr)}
-            levels = losses_by_level(reports) if report is reports[-1] else {}
-            memory = {"peak_device_bytes": peak} if report is reports[-1] and peak is not None else {}
+            of_all = {}
+            if report is reports[-1]:
+                of_all = losses_by_level(reports) | ({} if peak is None else {"peak_device_bytes": peak})
             self.session.record(
                 report.step,
                 epoch=(report.position - 1) // per_epoch,
@@ -236,8 +237,7 @@ class TrainingRun:
                 grad_norm=round(grad_norm, 6),
                 seconds=round(report.seconds, 4),
                 **adapted,
-                **levels,
-                **memory,
+                **of_all,
             )
         loss = sum(row[0] for row in numbers) / len(numbers)
         newest = reports[-1]

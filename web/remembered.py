@@ -65,9 +65,8 @@ class FolderMemo:
     """
 
     seconds: float = 2.0
-    settled_s: float = (
-        0.05  # a folder that changed just before it was read may change again within its clock's tick
-    )
+    # A folder that changed just before it was read may change again within its clock's tick.
+    settled_s: float = 0.05
     _known: dict[Hashable, tuple[float, dict[Path, int], Any]] = field(default_factory=dict)
 
     def get(self, key: Hashable, read: Callable[[], tuple[Value, Iterable[Path]]]) -> Value:
@@ -77,9 +76,11 @@ class FolderMemo:
         if known is not None and now - known[0] < self.seconds and known[1] == _marks(known[1]):
             kept: Value = known[2]
             return kept
+        begun = time.time()
         value, folders = read()
         marks = _marks(folders)
-        if marks is not None and time.time() - max(marks.values(), default=0) / 1e9 > self.settled_s:
+        # Nor is anything kept that changed while it was read.
+        if marks is not None and begun - max(marks.values(), default=0) / 1e9 > self.settled_s:
             self._known[key] = (now, marks, value)
         else:
             self._known.pop(key, None)

@@ -81,24 +81,25 @@ def tab_to(page: Any, text: str) -> None:
     raise AssertionError(f"Tab does not reach {text}")
 
 
-def test_a_job_is_made_and_queued_without_a_mouse(page):
+def press_on(page: Any, text: str) -> None:
+    """Press Tab until what has the focus is called `text`, then Enter."""
+    tab_to(page, text)
+    page.keyboard.press("Enter")
+
+
+def test_a_job_is_made_and_deleted_without_a_mouse(page):
     page.goto("/")
-    tab_to(page, "New job")
-    page.keyboard.press("Enter")
+    press_on(page, "New job")
     page.wait_for_url("**/jobs/new**")
-    tab_to(page, "drawings")
-    page.keyboard.press("Enter")
+    press_on(page, "drawings")
     page.wait_for_url("**dataset=drawings**")
     page.locator('[name="f:config.name"]').focus()
     page.keyboard.press("Control+A")
     page.keyboard.type("by keyboard")
-    tab_to(page, "Save as draft")
-    page.keyboard.press("Enter")
+    press_on(page, "Save as draft")
     expect(page.locator("h1")).to_have_text("by keyboard")
-    tab_to(page, "Delete")
-    page.keyboard.press("Enter")
+    press_on(page, "Delete")
     page.wait_for_url("**/delete")
-    tab_to(page, "Delete")
-    page.keyboard.press("Enter")
+    press_on(page, "Delete")
     page.wait_for_url("**/jobs")
     expect(page.locator("main")).not_to_contain_text("by keyboard")

@@ -274,6 +274,13 @@ def test_links_to_reports_are_not_followed(client, pets, settings, tmp_path):
     assert client.get(f"{URL}/file", params={"path": "output/run/x_000000000.json"}).status_code == 404
 
 
+def test_a_linked_folder_of_evaluations_is_not_followed(client, pets, settings, tmp_path):
+    write_report(tmp_path / "elsewhere", report(pets, {}), "tool")
+    settings.output_root.mkdir(parents=True, exist_ok=True)
+    (settings.output_root / "eval").symlink_to(tmp_path / "elsewhere")
+    assert client.get(f"{URL}/files").json()["files"] == []
+
+
 # -- pages -------------------------------------------------------------------------------------------------
 
 

@@ -98,3 +98,17 @@ def test_a_tree_is_read_again_after_seconds_and_when_it_is_gone(tmp_path: Path) 
     assert [always.get("key", lambda: (next(values), [folder])) for _ in range(2)] == [2, 2]
     folder.rmdir()
     assert always.get("key", lambda: (next(values), [folder])) == 3
+
+
+def test_what_changed_while_it_was_read_is_not_kept(tmp_path: Path) -> None:
+    memo = FolderMemo(seconds=60, settled_s=0.0)
+    os.utime(tmp_path, (0, 0))
+
+    def read() -> tuple[list[str], list[Path]]:
+        names = sorted(path.name for path in tmp_path.iterdir())
+        if not names:
+            (tmp_path / "late.png").touch()  # somebody else, behind the reader's back
+        return names, [tmp_path]
+
+    assert memo.get("names", read) == []
+    assert memo.get("names", read) == ["late.png"]

@@ -149,20 +149,18 @@ def is_report_name(name: str) -> bool:
 def _candidates(output_root: Path, datasets_root: Path) -> tuple[list[Path], set[Path]]:
     """What may be a report by its name and place, and the folders looked into; links are not followed."""
     evaluations = output_root / "eval"
-    looked = {output_root, datasets_root, evaluations}
-    for root in tuple(looked):
-        looked |= {Path(entry.path) for entry in _entries(root) if entry.is_dir(follow_symlinks=False)}
-    looked = {
-        folder for folder in looked if folder.is_dir() and not (folder.is_symlink() and folder == evaluations)
+    roots = [output_root, datasets_root]
+    roots += [evaluations] if evaluations.is_dir() and not evaluations.is_symlink() else []
+    inside = {
+        Path(entry.path) for root in roots for entry in _entries(root) if entry.is_dir(follow_symlinks=False)
     }
-    inside = looked - {output_root, datasets_root}
     found = [
         Path(entry.path)
         for folder in sorted(inside)
         for entry in _entries(folder)
         if is_report_name(entry.name) and not entry.is_symlink()
     ]
-    return found, looked
+    return found, inside | {root for root in roots if root.is_dir()}
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
