@@ -101,6 +101,21 @@ def outcome(tmp_path: Path, model: Path, changes: dict[str, Any]) -> dict[str, A
     }
 
 
+def train(path: Path) -> Path:
+    """Run a job in this process; returns its run folder."""
+    from jobs.base_job import run_job
+    from toolkit.config_modules.loading import load_job
+
+    loaded = load_job(path)
+    run_job(loaded)
+    return Path(loaded.config.process[0].training_folder) / loaded.config.name
+
+
+def log(folder: Path) -> str:
+    """What a run said."""
+    return (folder / "log.txt").read_text(encoding="utf-8")
+
+
 def environment(tmp_path: Path) -> dict[str, str]:
     """The environment of a job's subprocess: one thread, no network, caches of its own."""
     own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}

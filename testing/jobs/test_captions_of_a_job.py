@@ -15,7 +15,7 @@ from PIL import Image
 from jobs import diffusion_data
 from jobs.base_job import run_job
 from jobs.scanning import scan_datasets
-from testing.job_helpers import make_dataset, training_config
+from testing.job_helpers import make_dataset, train, training_config
 from testing.tiny_models import MAX_LENGTH, build_tiny_sd15
 from toolkit.config_modules.loading import load_job
 from toolkit.data.items import MediaItem
@@ -46,12 +46,6 @@ def data(tmp_path) -> Path:
 
 def dataset(data: Path, **changes: Any) -> dict[str, Any]:
     return {"datasets": [{"folder_path": str(data), "resolution": 32, "cache_latents": True} | changes]}
-
-
-def train(path: Path) -> Path:
-    loaded = load_job(path)
-    run_job(loaded)
-    return Path(loaded.config.process[0].training_folder) / loaded.config.name
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.base_job import run_job
-from testing.job_helpers import make_dataset, outcome, run_cli, training_config
+from testing.job_helpers import log, make_dataset, outcome, run_cli, train, training_config
 from testing.jobs.test_examples import EXAMPLES, NAMES, shortened
 from testing.tiny_models import TINY_BUILDERS, build_tiny_sd15
-from toolkit.config_modules.loading import load_job
 from toolkit.runs.metrics import read_metrics
 from toolkit.training.optimizers import OPTIMIZERS
 from toolkit.training.out_of_memory import free_memory
@@ -45,16 +43,6 @@ def little_memory() -> Iterator[None]:
     yield
     torch.cuda.set_per_process_memory_fraction(1.0, 0)
     free_memory()
-
-
-def train(path: Path) -> Path:
-    loaded = load_job(path)
-    run_job(loaded)
-    return Path(loaded.config.process[0].training_folder) / loaded.config.name
-
-
-def log(folder: Path) -> str:
-    return (folder / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("arch", ["sd15", "sdxl", "flux"])

@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from jobs import build
-from jobs.base_job import run_job
-from testing.job_helpers import training_config
+from testing.job_helpers import log, train, training_config
 from testing.tiny_models import build_tiny_sd15
-from toolkit.config_modules.loading import load_job
 from toolkit.errors import RunError
 from toolkit.runs.metrics import read_metrics
 from toolkit.runs.status import read_status
@@ -59,16 +57,6 @@ class Planted:
             return replace(found, sums=found.sums * float("nan")) if position in self.nan else found
 
         return planted
-
-
-def train(path: Path) -> Path:
-    loaded = load_job(path)
-    run_job(loaded)
-    return Path(loaded.config.process[0].training_folder) / loaded.config.name
-
-
-def log(folder: Path) -> str:
-    return (folder / "log.txt").read_text(encoding="utf-8")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -9,10 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.base_job import run_job
-from testing.job_helpers import make_dataset, run_cli, start_job, training_config, wait_until
+from testing.job_helpers import make_dataset, run_cli, start_job, train, training_config, wait_until
 from testing.tiny_models import build_tiny_sd15
-from toolkit.config_modules.loading import load_job
 from toolkit.errors import DatasetError, JobStopped, RunError
 from toolkit.metadata import read_metadata
 from toolkit.runs.layout import RunFolder
@@ -40,13 +38,6 @@ def own_cache(tmp_path, monkeypatch):
 def random_datasets(tmp_path: Path) -> list[dict]:
     return [{"folder_path": str(tmp_path / "data"), "resolution": [32, 48], "flip_x": True,
              "caption_dropout_rate": 0.3, "cache_latents": True}]  # fmt: skip
-
-
-def train(path: Path) -> Path:
-    """Run a job in this process; returns its run folder."""
-    loaded = load_job(path)
-    run_job(loaded)
-    return Path(loaded.config.process[0].training_folder) / loaded.config.name
 
 
 def losses(folder: Path) -> list[float]:

@@ -8,10 +8,8 @@ import yaml
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from jobs.base_job import run_job
-from testing.job_helpers import make_dataset, merged
+from testing.job_helpers import make_dataset, merged, train
 from testing.tiny_models import build_tiny_sd15, strip_weights
-from toolkit.config_modules.loading import load_job
 from toolkit.data.transforms import image_to_tensor
 from toolkit.errors import ModelError
 from toolkit.models.shared.autoencoders import latent_std
@@ -43,12 +41,6 @@ def vae_config(tmp_path: Path, configs: Path, name: str = "vae", **changes) -> P
     job = {"job": "train", "config": {"name": name, "process": [merged(process, changes)]}}
     path.write_text(yaml.safe_dump(job))
     return path
-
-
-def train(path: Path) -> Path:
-    loaded = load_job(path)
-    run_job(loaded)
-    return Path(loaded.config.process[0].training_folder) / loaded.config.name
 
 
 def test_it_learns_to_reconstruct_and_diffusers_loads_it(tmp_path, configs):

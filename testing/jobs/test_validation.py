@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from jobs.base_job import run_job
-from testing.job_helpers import make_dataset, training_config
+from testing.job_helpers import make_dataset, train, training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.config_modules.loading import load_job
 from toolkit.errors import ConfigError, DatasetError, JobStopped
@@ -44,12 +43,6 @@ def held_out(tmp_path) -> Path:
         image.save(folder / f"noise{index}.png")
         (folder / f"noise{index}.txt").write_text(f"noise of kind {index}", encoding="utf-8")
     return folder
-
-
-def train(path: Path) -> Path:
-    loaded = load_job(path)
-    run_job(loaded)
-    return Path(loaded.config.process[0].training_folder) / loaded.config.name
 
 
 def job(tmp_path: Path, model: Path, name: str, validation: dict[str, Any] | None, **changes: Any) -> Path:

@@ -72,3 +72,11 @@ def config(tmp_path: Path) -> Callable[..., str]:
         )
 
     return make
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """The folder of an ai-toolkit, with nothing in it."""
+    folder = tmp_path / "ai-toolkit"
+    (folder / "output").mkdir(parents=True)
+    return folder

@@ -13,15 +13,6 @@ from testing.web.import_support import entry_of, jobs_of
 from toolkit.errors import UserError
 from web.importing.service import import_ai_toolkit
 
-
-@pytest.fixture
-def foreign(tmp_path) -> Path:
-    """The folder of an ai-toolkit, with nothing in it."""
-    folder = tmp_path / "ai-toolkit"
-    (folder / "output").mkdir(parents=True)
-    return folder
-
-
 HOSTILE_NAMES = [
     "../../etc/passwd", "/etc", "a/b", "nul", "", " ", ".", "..", "x" * 5000, "\u00fc" * 200, "a\nb\x00c",
     "<script>alert(1)</script>", "con.txt", "name.", "-", "\U0001f600",

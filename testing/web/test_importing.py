@@ -14,15 +14,6 @@ from web import actions
 from web.importing.service import import_ai_toolkit
 from web.problems import ApiError
 
-
-@pytest.fixture
-def foreign(tmp_path) -> Path:
-    """The folder of an ai-toolkit, with nothing in it."""
-    folder = tmp_path / "ai-toolkit"
-    (folder / "output").mkdir(parents=True)
-    return folder
-
-
 STATES = [
     # status, stop, step, info -> state, part of the reason
     ("completed", 0, 500, "Training completed", "completed", "finished in ai-toolkit: Training completed"),

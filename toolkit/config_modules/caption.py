@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Int, Section, Text
 
+# Equal to IMAGE_SUFFIXES in toolkit/data/image_files.py (a test compares them), which imports Pillow.
 PICTURE_EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.errors import UserError
 from web.runs.foreign_database import reading
-from web.runs.series import MOST_KEYS, Series, thinned
+from web.runs.series import Series, put, thinned
 
 logger = logging.getLogger(__name__)
 LOSS_LOG = "loss_log.db"
@@ -67,11 +67,8 @@ def read_series(path: Path) -> dict[str, Series]:
         for step, at, key, value in connection.execute(_QUERY, (_MOST_ROWS,)):
             if not isinstance(step, int) or not isinstance(value, int | float) or not isinstance(key, str):
                 continue
-            name = _OURS.get(key, key)
-            if name not in found and len(found) >= MOST_KEYS:
-                continue
             time = float(at) if isinstance(at, int | float) else math.nan
-            found.setdefault(name, Series()).put(step, time, float(value))
+            put(found, _OURS.get(key, key), step, time, float(value))
     return found
 
 

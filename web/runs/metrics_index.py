@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from web.runs.loss_log import LOSS_LOG, LossLogIndex
-from web.runs.series import MOST_KEYS, Series, thinned
+from web.runs.series import Series, put, thinned
 
 _CHUNK = 4 * 1024 * 1024
 _NO_SERIES = frozenset({"step", "attempt", "time", "schema_version"})
@@ -83,15 +83,7 @@ class MetricsIndex:
             if value is None and isinstance(broken, list) and key in broken:
                 value = math.nan
             if isinstance(value, int | float):
-                self._put(key, step, at, value)
-
-    def _put(self, key: str, step: int, time: float, value: float) -> None:
-        series = self.series.get(key)
-        if series is None:
-            if len(self.series) >= MOST_KEYS:
-                return
-            series = self.series[key] = Series()
-        series.put(step, time, float(value))
+                put(self.series, key, step, at, float(value))
 
     @property
     def keys(self) -> list[str]:

@@ -50,6 +50,16 @@ class Series:
         return there
 
 
+def put(series: dict[str, Series], key: str, step: int, time: float, value: float) -> None:
+    """Add a point to the series of a key; of more than MOST_KEYS keys the later ones are left out."""
+    found = series.get(key)
+    if found is None:
+        if len(series) >= MOST_KEYS:
+            return
+        found = series[key] = Series()
+    found.put(step, time, value)
+
+
 def thinned(columns: Columns, max_points: int) -> list[list[Any]]:
     """[step, time, value] of each point, of more than `max_points` the extremes. columns: three (N,)."""
     steps, times, values = columns
