@@ -121,7 +121,7 @@ def create_app(settings: WebSettings) -> FastAPI:
 def _describe(topic: str) -> dict[str, str]:
     """What an event says besides its name."""
     kind, _, job_id = topic.partition("-")
-    return {"id": job_id} if kind in ("job", "log") and job_id else {}
+    return {"id": job_id} if kind in ("job", "deleted", "log") and job_id else {}
 
 
 def _with_problems(app: FastAPI) -> None:

@@ -29,7 +29,7 @@ class Transaction:
         self.topics: dict[str, None] = {}
 
     def touch(self, *topics: str) -> None:
-        """Note that something changed: `jobs`, `job-<id>`, `queue` …"""
+        """Note that something changed: `jobs`, `job-<id>`, `deleted-<id>`, `queue` …"""
         self.topics.update(dict.fromkeys(topics))
 
 

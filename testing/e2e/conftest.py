@@ -99,9 +99,8 @@ def open_tab(browser: Any, server: str, **options: Any) -> Iterator[Any]:
     context = browser.new_context(base_url=server, **options)
     tab = context.new_page()
     complaints: list[str] = []
-    tab.on(
-        "console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None
-    )
+    tab.on("console", lambda said: complaints.append(f"{said.text} {said.location['url']}")
+           if said.type in ("error", "warning") else None)  # fmt: skip
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.set_default_timeout(30_000)
     yield tab

@@ -150,7 +150,7 @@ class JobStore:
                 raise conflict(f"the job is {job.status}; take it out of the queue or stop it first")
             note(tx, job_id, job.name, who=who, reason="deleted", attempt=job.attempt, from_status=job.status)
             tx.execute(delete(jobs).where(jobs.c.id == job_id))
-            touch_job(tx, job_id)
+            tx.touch("jobs", f"deleted-{job_id}")
         return job
 
     def user_of(self, run_folder: str, except_id: str) -> str | None:

@@ -39,7 +39,8 @@ async def read_events(
     request: Request, services: Served,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None,
 ) -> StreamingResponse:  # fmt: skip
-    """Named events: `jobs`, `job-<id>`, `queue`, and `resync` when everything should be read again."""
+    """Named events: `jobs`, `job-<id>`, `deleted-<id>`, `log-<id>`, `queue`, `datasets`, `dataset-<name>`;
+    and `resync` when everything should be read again."""
     session = cookie_value(request.scope, COOKIE)
     client = session or (request.client.host if request.client else "")
     return _Stream(services.doorbell, services.doorbell.open(client), last_event_id)

@@ -62,6 +62,16 @@ document.addEventListener("submit", async (event) => {
   }
 });
 
+// A page of a job that is deleted elsewhere says so; what would ask for more of it goes with the rest of the page.
+(function () {
+  const said = document.getElementById("deleted");
+  if (!said) return;
+  document.addEventListener(said.dataset.event, () => {
+    document.dispatchEvent(new CustomEvent("deleted"));
+    document.getElementById("content").replaceChildren(said.content);
+  }, { once: true });
+})();
+
 // A table or text wider than its place scrolls by itself; then the keyboard must reach it, and only then.
 (function () {
   const judge = (box) => {

@@ -1,10 +1,13 @@
 // What scripts of pages share: asking the server for data, and being told when there is something to ask for.
 "use strict";
 
-// Calls `ask` soon after one of the events of the stream, never twice at once and not more often than `pauseMs`.
+// Calls `ask` soon after one of the events of the stream, never twice at once and not more often than `pauseMs`;
+// no longer once what the page shows is deleted.
 function onBell(names, ask, pauseMs) {
-  let busy = false, again = false;
+  let busy = false, again = false, over = false;
+  document.addEventListener("deleted", () => { over = true; });
   async function run() {
+    if (over) return;
     if (busy) { again = true; return; }
     busy = true;
     try { await ask(); } catch (error) { console.warn(error); }
