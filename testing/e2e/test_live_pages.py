@@ -1,4 +1,4 @@
-"""Pages stay true by themselves: a slow line does not keep the events away; what is deleted elsewhere is told."""
+"""Pages stay true: a slow line does not keep the events away; what is deleted elsewhere is told."""
 
 from __future__ import annotations
 
