@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ from toolkit.config_modules.validation import ValidationConfig
 from toolkit.data.items import MediaItem
 from toolkit.errors import DatasetError, Problem
 from toolkit.evaluation import split
+from toolkit.paths import resolve_path
 from toolkit.preflight.report import ProcessReport
+
+ITEMS_FILE = "validation_items.json"
 
 
 def check_validation(
@@ -27,15 +33,13 @@ def check_validation(
     """What a run would refuse its validation for; notes go into the report.
 
     full: pictures are compared, and copies count once; else only their number is known, which can only be
-    too high. Of a held-out folder the files are looked at; it is compared when the run starts.
+    too high. Of a held-out folder or list the files are looked at; they are compared when the run starts.
     """
     wanted = process.held_out
     if wanted is None or not items:
         return []
-    if wanted.folder_path is not None:
-        return _check_folder(process, wanted, full)
     if wanted.fraction is None:
-        return []
+        return _check_named(process, wanted, full)
     try:
         pictures = split.pictures_of(items, progress) if full else _uncompared(items)
         withheld = split.hold_out(pictures.values(), wanted.fraction, wanted.seed)
@@ -48,11 +52,19 @@ def check_validation(
     return []
 
 
-def _check_folder(process: TrainProcess, wanted: ValidationConfig, full: bool) -> list[Problem]:
-    """What is wrong with the files of a held-out folder; full: each is decoded."""
+def _check_named(process: TrainProcess, wanted: ValidationConfig, full: bool) -> list[Problem]:
+    """What is wrong with the files of a held-out folder or list; full: each is decoded."""
     multiple = build.size_multiple(process.model)  # the items are there, so the model is
-    scans = build.scan_each([held_out_dataset(process, wanted)], size_multiple=multiple, decode=full)
-    return [problem for _, scan in scans for problem in scan.problems]
+    dataset = held_out_dataset(process, wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ITEMS_FILE
+        if wanted.items:
+            path.write_text(listed_items(wanted), encoding="utf-8")
+            dataset = of_listed(dataset, path)
+        scans = build.scan_each([dataset], size_multiple=multiple, decode=full)
+        found = [problem for _, scan in scans for problem in scan.problems]
+    key = "validation.items" if process.validation else "train.validation_config.validation_items"
+    return [replace(each, file=None, key=key) if each.file == str(path) else each for each in found]
 
 
 def held_out_dataset(process: TrainProcess, wanted: ValidationConfig) -> DatasetConfig:
@@ -65,6 +77,17 @@ def held_out_dataset(process: TrainProcess, wanted: ValidationConfig) -> Dataset
         "resolution": [wanted.resolution or max(first.resolution)],
     }  # fmt: skip
     return first.model_copy(update=changes)
+
+
+def listed_items(wanted: ValidationConfig) -> str:
+    """The held-out pictures that a config lists, in the form of a dataset's list."""
+    listed = [{"path": str(resolve_path(item.image_path)), "caption": item.prompt} for item in wanted.items]
+    return json.dumps(listed, indent=1, ensure_ascii=False)
+
+
+def of_listed(dataset: DatasetConfig, path: Path) -> DatasetConfig:
+    """The held-out dataset as the list at `path`, whose captions are taken as they stand."""
+    return dataset.model_copy(update={"folder_path": str(path), "trigger_word": None})
 
 
 def _uncompared(items: Sequence[MediaItem]) -> dict[Path, split.Picture]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from jobs.preflight_validation import held_out_dataset
+from jobs.preflight_validation import ITEMS_FILE, held_out_dataset, listed_items, of_listed
 from jobs.remedies import memory_remedies
 from jobs.scanning import scan_datasets
 from jobs.session import Session
@@ -27,7 +27,7 @@ from toolkit.evaluation.validation_record import (
     ValidationRecord,
     overfit_note,
 )
-from toolkit.paths import cache_root, resolve_path
+from toolkit.paths import cache_root
 from toolkit.runs import atomic
 from toolkit.text import percent
 from toolkit.training.out_of_memory import telling
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from toolkit.evaluation.validation import Grid
     from toolkit.prompt_utils import Conditioning
     from toolkit.training.trainer import Trainer
-
-ITEMS_FILE = "validation_items.json"
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,8 @@ def _of_held_out(section: TrainProcess, wanted: ValidationConfig, session: Sessi
     dataset = held_out_dataset(section, wanted)
     if wanted.items:
         path = session.folder.path / ITEMS_FILE
-        listed = [
-            {"path": str(resolve_path(item.image_path)), "caption": item.prompt} for item in wanted.items
-        ]
-        atomic.write_text(path, json.dumps(listed, indent=1, ensure_ascii=False))
-        dataset = dataset.model_copy(update={"folder_path": str(path), "trigger_word": None})
+        atomic.write_text(path, listed_items(wanted))
+        dataset = of_listed(dataset, path)
     return section.model_copy(update={"datasets": [dataset]})
 
 

@@ -68,3 +68,27 @@ def test_the_files_of_a_held_out_folder_are_looked_at(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-40])
     (problem,) = check(path, full=True).all_problems
     assert (problem.code, problem.file) == ("data.unreadable_image", str(cut))
+
+
+def test_listed_pictures_are_looked_at(tmp_path):
+    names = [str(tmp_path / f"noise{index}.png") for index in range(2)]
+    for index, name in enumerate(names):
+        Image.effect_noise((32, 32), 90 + 20 * index).save(name)
+    path = job(tmp_path, items=[{"image_path": name, "prompt": "noise"} for name in names])
+    assert check(path, full=True).all_problems == []
+    cut = Path(names[1])
+    cut.write_bytes(cut.read_bytes()[:-40])
+    (problem,) = check(path, full=True).all_problems
+    assert (problem.code, problem.file) == ("data.unreadable_image", str(cut))
+    with pytest.raises(DatasetError) as error:
+        run_job(load_job(path))
+    assert error.value.problems[0].message == problem.message
+
+
+def test_a_picture_listed_twice_is_told_at_its_key(tmp_path):
+    picture = tmp_path / "data" / "disk0.png"
+    path = job(tmp_path, items=[{"image_path": str(picture)}] * 2)
+    assert picture.is_file()
+    (problem,) = check(path).all_problems
+    assert (problem.code, problem.key, problem.file) == ("data.list", "validation.items", str(path))
+    assert problem.line is not None and "is listed twice" in problem.message
