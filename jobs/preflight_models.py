@@ -10,14 +10,22 @@ from toolkit.config_modules.model import ModelConfig
 from toolkit.config_modules.process import VaeProcess
 from toolkit.errors import Problem
 from toolkit.models.catalogue import find_architecture, other_pipeline, pipeline_architecture
+from toolkit.models.file_keys import (
+    CLIP_REPO,
+    CLIP_TOKENIZER_FILES,
+    NO_SAFETENSORS,
+    FileLayout,
+    without_rest,
+)
 from toolkit.models.geometry import read_json
-from toolkit.models.hub_cache import is_hub_id, missing_parts
+from toolkit.models.hub_cache import cached_snapshot, is_hub_id, missing_parts
 from toolkit.paths import models_root, resolve_model
 from toolkit.preflight.report import ModelReport, ProcessReport
 from toolkit.preflight.weights import is_cut_off, read_header
 
-MODEL_KEY = "model.name_or_path"
+MODEL_KEY, EXTRAS_KEY = "model.name_or_path", "model.extras_name_or_path"
 # What other places of parts must hold: see toolkit/models/shared.
+_TRANSFORMER_FILES = ["config.json", "diffusion_pytorch_model*", "transformer/*"]
 _VAE_FILES = ["config.json", "*.safetensors", "*.bin", "vae/*"]
 _ENCODER_FILES = ["tokenizer*", "config.json", "*.safetensors", "text_encoder*/*", "tokenizer*/*"]
 
@@ -29,15 +37,36 @@ def check_models(process: ModelProcess, report: ProcessReport, found: list[Probl
     """
     for name, key, patterns in _models(process.model):
         _check_model(process, name, key, patterns, report, found, running)
+    if _wants_tokenizers(process.model):
+        check_place(CLIP_REPO, MODEL_KEY, list(CLIP_TOKENIZER_FILES), report, found, running)
 
 
 def _models(model: ModelConfig) -> Iterator[tuple[str, str, list[str] | None]]:
     """(name, key, files wanted of a hub repository) of everything that is loaded."""
-    yield model.name_or_path, MODEL_KEY, None
+    yield model.name_or_path, MODEL_KEY, None if model.extras_name_or_path is None else _TRANSFORMER_FILES
+    if model.extras_name_or_path is not None:
+        wanted = [
+            "model_index.json", "scheduler/*",
+            *(["vae/*"] if model.vae_path is None else []),
+            *(["text_encoder*/*", "tokenizer*/*"] if model.te_name_or_path is None else []),
+        ]  # fmt: skip
+        yield model.extras_name_or_path, EXTRAS_KEY, wanted
     if model.vae_path is not None:
         yield model.vae_path, "model.vae_path", _VAE_FILES
     if model.te_name_or_path is not None:
         yield model.te_name_or_path, "model.te_name_or_path", _ENCODER_FILES
+
+
+def _wants_tokenizers(model: ModelConfig) -> bool:
+    """Whether the model is a file whose tokenizers are neither named, beside it, nor downloaded already."""
+    layout = find_architecture(model.arch).single_file
+    path = resolve_model(model.name_or_path)
+    if layout is None or path is None or not path.is_file() or model.te_name_or_path is not None:
+        return False
+    cached = cached_snapshot(CLIP_REPO)
+    if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return False
+    return not all((path.parent / part).is_dir() for part in layout.tokenizers)
 
 
 def _check_model(  # noqa: PLR0917 - where to look, and where to put what is found
@@ -58,6 +87,8 @@ def _check_model(  # noqa: PLR0917 - where to look, and where to put what is fou
     check_place(name, key, patterns, report, found, running)
     if local is not None and key == MODEL_KEY:
         found += _check_local(process, name, local)
+    elif local is not None and key == EXTRAS_KEY:
+        found += _check_extras(name, local)
     elif local is not None:
         found += _check_part(name, key, local)
 
@@ -117,14 +148,49 @@ def _cut_off(name: str, key: str, files: Iterable[Path]) -> Iterator[Problem]:
             yield Problem("model.load", message, key=key, remedy="download it again")
 
 
+def _check_layout(model: ModelConfig, path: Path, layout: FileLayout) -> Iterator[Problem]:
+    """A file that by its keys is another architecture's, or that lacks what nothing else names."""
+    keys = read_header(path) if path.suffix == ".safetensors" else None
+    told = [layout.wrong(keys)] if keys else []
+    if layout.alone:
+        told += [None if path.suffix == ".safetensors" else NO_SAFETENSORS]
+        rest = {"vae": model.vae_path, "text": model.te_name_or_path}
+        told += [without_rest(extras=model.extras_name_or_path, **rest)]
+    for message, remedy in filter(None, told):
+        yield Problem("model.load", f"'{model.name_or_path}': {message}", key=MODEL_KEY, remedy=remedy)
+
+
+def _check_transformer(name: str, path: Path) -> Iterator[Problem]:
+    """A folder that the transformer alone is taken from."""
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    if not (folder / "config.json").is_file():
+        message = f"'{name}': holds no transformer: {folder / 'config.json'} is missing"
+        yield Problem("model.load", message, key=MODEL_KEY)
+    yield from _cut_off(name, MODEL_KEY, sorted(folder.glob("*.safetensors")))
+
+
+def _check_extras(name: str, path: Path) -> Iterator[Problem]:
+    """A folder that everything beside the transformer is taken from."""
+    if path.is_file():
+        message = f"'{name}': is a file; a diffusers folder or a hub id is needed"
+        yield Problem("model.load", message, key=EXTRAS_KEY)
+        return
+    yield from _cut_off(name, EXTRAS_KEY, sorted(path.glob("*/*.safetensors")))
+
+
 def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Problem]:
     """A folder or file that is there, but is not a whole model of the architecture that the config says."""
     if isinstance(process, VaeProcess):
         return
+    entry = find_architecture(process.model.arch)
     if path.is_file():
         yield from _check_file(name, MODEL_KEY, path)
+        if entry.single_file is not None:
+            yield from _check_layout(process.model, path, entry.single_file)
         return
-    entry = find_architecture(process.model.arch)
+    if process.model.extras_name_or_path is not None:
+        yield from _check_transformer(name, path)
+        return
     index = path / "model_index.json"
     if not index.is_file():
         if not process.model.from_config:

@@ -27,6 +27,7 @@ from toolkit.data.caption_draws import are_countable, fullest_captions, possible
 from toolkit.data.items import MediaItem
 from toolkit.errors import Problem, UserError
 from toolkit.models.catalogue import find_architecture
+from toolkit.models.file_keys import CLIP_REPO
 from toolkit.models.geometry import read_json
 from toolkit.models.hub_cache import cached_snapshot, is_hub_id
 from toolkit.models.prompt_limits import long_prompt
@@ -36,9 +37,6 @@ from toolkit.preflight.disk import check_space, existing_folder
 from toolkit.preflight.report import CaptionReport, DatasetReport, ProcessReport
 from toolkit.preflight.tokens import TokenCounter, make_counter
 from toolkit.text import count
-
-# The tokenizer of single files: see toolkit/models/shared.
-_CLIP_REPO = "openai/clip-vit-large-patch14"
 
 _WELL_BELOW = 0.7  # of the area that the resolution allows
 
@@ -258,7 +256,7 @@ def make_counters(model: ModelConfig, words: Mapping[str, int] | None = None) ->
         if root is not None and model.te_name_or_path is not None:
             folders.append(root)
         if root is None or not (root / "model_index.json").is_file():
-            clip = cached_snapshot(_CLIP_REPO)
+            clip = cached_snapshot(CLIP_REPO)
             folders += [clip] if clip is not None else []
         config = None if root is None else root / reader.encoder / "config.json"
         counter = make_counter(folders, reader, config, words)

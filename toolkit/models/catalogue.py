@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from toolkit.errors import ModelError, Problem, did_you_mean
+from toolkit.models.file_keys import FLUX_FILE, SD15_FILE, SDXL_FILE, FileLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class ArchitectureEntry:
     vectors of each text encoder, in their order; empty where none can be learned. own_keys: keys of a config
     that only such models read. distilled: guidance is an input of the network, so that pictures are drawn
     without a negative prompt. num_controls: how many control pictures of an item it sees, at most.
-    prompt_readers: what bounds the length of a prompt, known without loading.
+    prompt_readers: what bounds the length of a prompt, known without loading. single_file: how a model in one
+    file is known.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ArchitectureEntry:
     distilled: bool = False
     num_controls: int = 0
     prompt_readers: tuple[PromptReader, ...] = ()
+    single_file: FileLayout | None = None
 
     @property
     def supported(self) -> bool:
@@ -83,6 +86,7 @@ _sdxl = partial(
         PromptReader("tokenizer", "text_encoder", windows=3),
         PromptReader("tokenizer_2", "text_encoder_2", windows=3),
     ),
+    single_file=SDXL_FILE,
 )
 # FLUX.1 and those of its layout.
 _flux = partial(
@@ -97,6 +101,7 @@ _flux = partial(
             "tokenizer_2", "text_encoder_2", length=512, unguided_length=256, marks=1, counts_marks=True
         ),
     ),
+    single_file=FLUX_FILE,
 )
 
 _ENTRIES = [
@@ -110,6 +115,7 @@ _ENTRIES = [
         size_multiple=64,
         embedding_keys=("emb_params",),
         prompt_readers=(PromptReader("tokenizer", "text_encoder", windows=3),),
+        single_file=SD15_FILE,
     ),
     ArchitectureEntry("sd2", "Stable Diffusion 2.x", noise_scheduler="ddpm", resolution=768),
     _sdxl("sdxl", "Stable Diffusion XL", aliases=("xl",)),

@@ -12,6 +12,7 @@ import torch
 
 from toolkit.errors import ModelError, Problem
 from toolkit.models.flux.model import Flux
+from toolkit.models.file_keys import without_rest
 from toolkit.models.flux.single_file import FLUX_CONFIG, load_transformer_file
 from toolkit.models.shared.components import load_component, quiet_loading
 from toolkit.models.shared.families import (
@@ -126,16 +127,9 @@ def _load_transformer_of(name: str, rest: Rest, *, dtype: torch.dtype, from_conf
 
 def _check_rest(name: str, rest: Rest) -> None:
     """Refuse, before anything is read, a transformer whose other parts nobody named."""
-    wanted = {
-        "an autoencoder": ("model.vae_path", rest.vae),
-        "text encoders": ("model.te_name_or_path", rest.text),
-    }
-    missing = {what: key for what, (key, given) in wanted.items() if given is None}
-    if rest.extras is not None or not missing:
-        return
-    alone = " and ".join(f"{what} with {key}" for what, key in missing.items())
-    remedy = f"name a FLUX.1 folder or hub id with {EXTRAS_KEY}, or {alone}"
-    refuse(name, "holds the transformer alone", remedy=remedy)
+    wrong = without_rest(extras=rest.extras, vae=rest.vae, text=rest.text)
+    if wrong is not None:
+        refuse(name, wrong[0], remedy=wrong[1])
 
 
 def _joined(

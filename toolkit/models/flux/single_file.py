@@ -10,22 +10,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from toolkit.models.file_keys import FLUX_FILE, NO_SAFETENSORS, WHOLE_MODEL
 from toolkit.models.flux.original_keys import from_original, names_of
 from toolkit.models.shared.components import build_shapes, read_json
 from toolkit.models.shared.hub import refuse
-from toolkit.models.shared.single_files import read_keys, refuse_marks
+from toolkit.models.shared.single_files import check_keys
 from toolkit.models.shared.weightless import is_weightless
 from toolkit.paths import ASSETS_ROOT
 
 FLUX_CONFIG = ASSETS_ROOT / "flux_config"
-# Before every key of files that hold a whole model, as ComfyUI writes them.
-_WHOLE_MODEL = "model.diffusion_model."
-_MARKS = {
-    f"{_WHOLE_MODEL}input_blocks.": ("holds a Stable Diffusion with a UNet", "set model.arch: sd15 or sdxl"),
-    f"{_WHOLE_MODEL}joint_blocks.": ("holds Stable Diffusion 3", "set model.arch: sd3"),
-}
-# How quantized files end the names of their scales and tables.
-_QUANTIZED = (".scale_weight", ".weight_scale", ".absmax", ".quant_map", "scaled_fp8", ".comfy_quant")
 _NAMES_IN_MESSAGE = 3
 
 
@@ -38,12 +31,12 @@ def load_transformer_file(path: Path, *, dtype: torch.dtype, config_dir: Path | 
     from diffusers import FluxTransformer2DModel
 
     keys = _checked_keys(path)
-    prefix = _WHOLE_MODEL if any(key.startswith(_WHOLE_MODEL) for key in keys) else ""
+    prefix = WHOLE_MODEL if any(key.startswith(WHOLE_MODEL) for key in keys) else ""
     names = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
     layouts = {"transformer_blocks": "single_transformer_blocks", "double_blocks": "single_blocks"}
     double = next((each for each in layouts if any(name.startswith(f"{each}.0.") for name in names)), None)
     if double is None:
-        refuse(str(path), "holds no FLUX.1 transformer (no double_blocks.0 and no transformer_blocks.0)")
+        refuse(str(path), FLUX_FILE.lacking)
     config = read_json((config_dir or FLUX_CONFIG) / "transformer" / "config.json", str(path)) | {
         "num_layers": _count(names, double),
         "num_single_layers": _count(names, layouts[double]),
@@ -65,14 +58,9 @@ def load_transformer_file(path: Path, *, dtype: torch.dtype, config_dir: Path | 
 
 def _checked_keys(path: Path) -> set[str]:
     """The keys of a file that may hold a FLUX.1 transformer. Raises ModelError for others."""
-    keys = read_keys(path)
+    keys = check_keys(path, FLUX_FILE)
     if keys is None:
-        refuse(str(path), "is no .safetensors file", remedy="FLUX.1 is published as .safetensors")
-    refuse_marks(path, keys, _MARKS)
-    quantized = sorted(key for key in keys if key.endswith(_QUANTIZED))
-    if quantized:
-        remedy = "name the file in bf16, or one in plain fp8"
-        refuse(str(path), f"is quantized ({quantized[0]}), which cannot be read", remedy=remedy)
+        refuse(str(path), NO_SAFETENSORS[0], remedy=NO_SAFETENSORS[1])
     return keys
 
 

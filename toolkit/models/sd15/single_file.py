@@ -8,26 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.models.file_keys import SD15_FILE
 from toolkit.models.shared.families import Components, load_text_parts, read_scheduler
-from toolkit.models.shared.hub import refuse
 from toolkit.models.shared.original_keys import original_clip, original_unet, original_vae
-from toolkit.models.shared.single_files import (
-    find_clip_tokenizers,
-    load_pipeline_file,
-    read_keys,
-    refuse_marks,
-)
+from toolkit.models.shared.single_files import check_keys, find_clip_tokenizers, load_pipeline_file
 from toolkit.paths import ASSETS_ROOT
 
 if TYPE_CHECKING:
     from toolkit.models.shared.families import Family
 
 SD15_CONFIG = ASSETS_ROOT / "sd15_config"
-_UNET_MARK = "model.diffusion_model.input_blocks.0.0.weight"
-_MARKS = {
-    "conditioner.embedders.1.": ("holds Stable Diffusion XL, not 1.x", "set model.arch: sdxl"),
-    "cond_stage_model.model.": ("holds Stable Diffusion 2.x, not 1.x", "set model.arch: sd2"),
-}
 
 
 def load_single_file(
@@ -43,7 +33,7 @@ def load_single_file(
     config_dir: diffusers configs of its shape (None: those of SD 1.5); a tokenizer/ in it, or beside the
     file, is used before CLIP's own from the hub. te_name_or_path: tokenizer and text encoder from elsewhere.
     """
-    _check_keys(path)
+    check_keys(path, SD15_FILE)
     config = config_dir or SD15_CONFIG
     encoders: dict[str, Any] = {}
     if te_name_or_path is None:
@@ -53,16 +43,6 @@ def load_single_file(
     given = {"safety_checker": None, "feature_extractor": None, **encoders, **tokenizers}
     modules = load_pipeline_file(path, family, config, given, dtype=dtype)
     return Components(modules, tokenizers, read_scheduler(config, str(path)))
-
-
-def _check_keys(path: Path) -> None:
-    """Refuse a .safetensors file that is damaged or holds something else, before gigabytes are read."""
-    keys = read_keys(path)
-    if keys is None:
-        return
-    refuse_marks(path, keys, _MARKS)
-    if _UNET_MARK not in keys:
-        refuse(str(path), f"holds no Stable Diffusion 1.x model (no {_UNET_MARK})")
 
 
 def ldm_state_dict(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> dict[str, Tensor]:

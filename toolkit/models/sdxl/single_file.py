@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.models.file_keys import SDXL_FILE
 from toolkit.models.shared.families import Components, load_text_parts, read_scheduler
-from toolkit.models.shared.hub import refuse
 from toolkit.models.shared.original_keys import (
     original_clip,
     original_open_clip,
@@ -18,12 +18,7 @@ from toolkit.models.shared.original_keys import (
     original_vae,
 )
 from toolkit.models.shared.schedules import ZERO_TERMINAL_SNR
-from toolkit.models.shared.single_files import (
-    find_clip_tokenizers,
-    load_pipeline_file,
-    read_keys,
-    refuse_marks,
-)
+from toolkit.models.shared.single_files import check_keys, find_clip_tokenizers, load_pipeline_file
 from toolkit.paths import ASSETS_ROOT
 
 if TYPE_CHECKING:
@@ -33,15 +28,6 @@ SDXL_CONFIG = ASSETS_ROOT / "sdxl_config"
 # Transformer blocks of the UNet's deepest input block -> configs; 10 in Stable Diffusion XL itself.
 SMALLER_CONFIGS = {4: ASSETS_ROOT / "ssd_config", 2: ASSETS_ROOT / "vega_config"}
 _DEEPEST = re.compile(r"^model\.diffusion_model\.input_blocks\.8\.1\.transformer_blocks\.(\d+)\.")
-_UNET_MARK = "model.diffusion_model.label_emb.0.0.weight"
-_MARKS = {
-    "conditioner.embedders.0.model.": (
-        "holds the refiner of Stable Diffusion XL, which has no CLIP-L",
-        "name the base model",
-    ),
-    "cond_stage_model.transformer.": ("holds Stable Diffusion 1.x, not XL", "set model.arch: sd15"),
-    "cond_stage_model.model.": ("holds Stable Diffusion 2.x, not XL", "set model.arch: sd2"),
-}
 # OpenCLIP pads with zeros and not with its end mark; so does the second encoder's tokenizer.
 _TOKENIZERS: dict[str, dict[str, Any]] = {"tokenizer": {}, "tokenizer_2": {"pad_token": "!"}}
 # Empty tensors by which a file tells other programs that it predicts velocity, and begins at pure noise.
@@ -62,7 +48,7 @@ def load_single_file(
     tokenizers in it, or beside the file, are used before CLIP's own from the hub. te_name_or_path: tokenizers
     and text encoders from elsewhere.
     """
-    keys = _check_keys(path)
+    keys = check_keys(path, SDXL_FILE) or set()
     config = config_dir or _config_of(keys)
     encoders: dict[str, Any] = {}
     if te_name_or_path is None:
@@ -76,20 +62,6 @@ def load_single_file(
     if _SAYS_VELOCITY in keys and _SAYS_ZERO_TERMINAL_SNR in keys:
         scheduler |= ZERO_TERMINAL_SNR
     return Components(modules, tokenizers, scheduler)
-
-
-def _check_keys(path: Path) -> set[str]:
-    """The keys of a .safetensors file; none for another format, which cannot be told before it is read.
-
-    Refuses a file that is damaged or holds something else, before gigabytes are read.
-    """
-    keys = read_keys(path)
-    if keys is None:
-        return set()
-    refuse_marks(path, keys, _MARKS)
-    if _UNET_MARK not in keys:
-        refuse(str(path), f"holds no Stable Diffusion XL model (no {_UNET_MARK})")
-    return keys
 
 
 def _config_of(keys: set[str]) -> Path:

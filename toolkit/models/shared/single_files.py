@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from toolkit.models.file_keys import CLIP_REPO, CLIP_TOKENIZER_FILES, FileLayout
 from toolkit.models.shared.components import build_shapes, read_json
 from toolkit.models.shared.families import TE_KEY, VAE_KEY, Family, find_class, load_tokenizer
 from toolkit.models.shared.hub import MODEL_KEY, download_folder, refuse
@@ -18,9 +19,6 @@ from toolkit.models.shared.weightless import is_weightless
 
 # What diffusers' reader of single files raises for a file that is damaged or of another shape.
 READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError)
-# The tokenizer that Stable Diffusion was trained with; a single file does not hold it.
-CLIP_REPO = "openai/clip-vit-large-patch14"
-_TOKENIZER_FILES = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
 
 
 def read_keys(path: Path) -> set[str] | None:
@@ -34,13 +32,16 @@ def read_keys(path: Path) -> set[str] | None:
         refuse(str(path), f"is not a readable .safetensors file: {error}")
 
 
-def refuse_marks(path: Path, keys: set[str], marks: dict[str, tuple[str, str]]) -> None:
-    """Refuse a file with keys that begin as a mark does: mark -> (what the file holds, remedy)."""
-    for mark, (message, remedy) in marks.items():
-        if any(key.startswith(mark) for key in keys):
-            refuse(str(path), message, remedy=remedy)
-    if any("lora_" in key for key in keys):
-        refuse(str(path), "holds a LoRA, not a whole model", remedy="name the base model it was trained on")
+def check_keys(path: Path, layout: FileLayout) -> set[str] | None:
+    """The keys of a .safetensors file; None for another format, which cannot be told before it is read.
+
+    Refuses a file that is damaged or holds something else, before gigabytes are read.
+    """
+    keys = read_keys(path)
+    wrong = None if keys is None else layout.wrong(keys)
+    if wrong is not None:
+        refuse(str(path), wrong[0], remedy=wrong[1])
+    return keys
 
 
 def check_complete(module: nn.Module, path: Path, name: str) -> None:
@@ -121,6 +122,6 @@ def find_clip_tokenizers(path: Path, config: Path, tokenizers: dict[str, dict[st
         if folders:
             found[part] = load_tokenizer(folders[0], str(path), cls)
         else:
-            folder = download_folder(CLIP_REPO, _TOKENIZER_FILES, key=MODEL_KEY)
+            folder = download_folder(CLIP_REPO, list(CLIP_TOKENIZER_FILES), key=MODEL_KEY)
             found[part] = load_tokenizer(folder, CLIP_REPO, cls, **options)
     return found
