@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobStopped, UserError
+from toolkit.packages import explain_missing_packages, missing_package
 from toolkit.tee import teed
 
 if TYPE_CHECKING:
@@ -255,10 +256,13 @@ def run_one(job: LoadedJob) -> int:
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except Exception:  # noqa: BLE001 - a bug of ours: shown whole; the summary and --recover still hold
+    except Exception as error:  # noqa: BLE001 - a bug of ours: shown whole; the summary and --recover still hold
         import traceback
 
-        traceback.print_exc()
+        if (line := missing_package(error)) is not None:
+            sys.stderr.write(f"error: {line}\n")
+        else:
+            traceback.print_exc()
         return EXIT_FAILURE
     return EXIT_OK
 
@@ -338,4 +342,5 @@ def _obey(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    explain_missing_packages()
     sys.exit(main())

@@ -34,6 +34,7 @@ TORCH_FREE = [
     "toolkit.models.hub_cache",
     "toolkit.models.prompt_limits",
     "toolkit.networks.catalogue",
+    "toolkit.packages",
     "toolkit.paths",
     "toolkit.preflight",
     "toolkit.presets",

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from toolkit.data.captions import is_extension
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
+from toolkit.packages import explain_missing_packages
 
 if TYPE_CHECKING:
     from toolkit.dataset_check.report import CheckReport, DatasetCheck
@@ -167,4 +168,5 @@ def _tell(check: DatasetCheck) -> None:
 
 
 if __name__ == "__main__":
+    explain_missing_packages()
     raise SystemExit(main())

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, JobStopped, UserError
+from toolkit.packages import explain_missing_packages
 
 if TYPE_CHECKING:
     from toolkit.evaluation.request import EvalRequest
@@ -221,4 +222,5 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    explain_missing_packages()
     raise SystemExit(main())

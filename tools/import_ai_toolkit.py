@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE
+from toolkit.packages import explain_missing_packages
 from toolkit.paths import ROOT
 
 EPILOG = f"""exit codes: {EXIT_OK} done, also if there was nothing; {EXIT_FAILURE} another import ran at once;
@@ -55,4 +56,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    explain_missing_packages()
     sys.exit(main())

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from toolkit.errors import EXIT_OK, EXIT_USAGE, UserError
+from toolkit.packages import explain_missing_packages
 
 EPILOG = """environment: AI_TOOLKIT_AUTH (token; needed for another address than this machine's own),
 AI_TOOLKIT_HOST, AI_TOOLKIT_PORT, AI_TOOLKIT_ALLOWED_HOSTS (names of this server, with commas),
@@ -52,4 +53,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    explain_missing_packages()
     sys.exit(main())
