@@ -23,6 +23,8 @@ from toolkit.text import count
 DEFAULT_VRAM = 12.0  # GB, where no card can be asked
 _NUM_PREVIEWS = 8
 _LONGEST_PROMPT = 30  # words of a caption that becomes a preview
+# What a job file reads as an environment variable, or as the name given on the command line.
+_READ_OTHERWISE = re.compile(r"\$\{([A-Za-z_]\w*)\}|\[name\]")
 _LARGE = 1 << 14  # pixels: larger than any resolution, so that only the aspect counts
 
 
@@ -68,6 +70,10 @@ def write_job(
         )
     if trigger is not None and (not trigger.strip() or any(letter in trigger for letter in "\n\r[]{}")):
         raise ConfigError(Problem("new.trigger", f"{trigger!r} cannot be a trigger word", key="--trigger"))
+    odd = _READ_OTHERWISE.search(photos)
+    if odd is not None:
+        message = f"a job file reads {odd[0]} as something else"
+        raise ConfigError(Problem("new.folder", message, file=photos, remedy="rename the folder"))
     path = Path(out).expanduser() if out else Path(f"{name}.yml")
     if path.suffix.lower() not in (".yml", ".yaml"):
         path = path.with_name(f"{path.name}.yml")
@@ -138,7 +144,7 @@ def _prompts(captions: list[str], trigger: str | None) -> list[str]:
 
 def _as_prompt(caption: str, trigger: str | None) -> str:
     """A caption as a preview's prompt: the trigger word as [trigger], no flags, not too long."""
-    words = caption.replace("--", "-").split()[:_LONGEST_PROMPT]
+    words = re.sub(r"\$\{(\w+)\}", r"\1", caption.replace("--", "-")).split()[:_LONGEST_PROMPT]
     text = " ".join(words)
     if trigger:
         text = re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", "[trigger]", text)

@@ -166,6 +166,23 @@ def test_names(place):
         write_job("my pictures!", "tiny-sd", name="a/b")
 
 
+@pytest.mark.parametrize("folder", ["cats ${HOME}", "[name]"])
+def test_a_folder_that_a_job_file_would_read_as_another(place, folder):
+    (place / "pictures").rename(place / folder)
+    with pytest.raises(ConfigError, match=r"reads (\$\{HOME\}|\[name\]) as something else") as caught:
+        write_job(folder, "tiny-sd", name="cats")
+    assert caught.value.problems[0].code == "new.folder"
+    assert not Path("cats.yml").exists()
+
+
+def test_a_caption_that_a_job_file_would_read_as_another(place):
+    (place / "pictures" / "disk0.txt").write_text("a cat, ${HOME} [name]")
+    path = Path("pictures.yml")
+    write_job("pictures", "tiny-sd")
+    assert "${" not in path.read_text()
+    assert load_job(path).config.process[0].sample.requests()[0].prompt == "a cat, HOME"
+
+
 @pytest.mark.parametrize("trigger", ["", "  ", "a\nb", "[trigger]"])
 def test_words_that_cannot_be_triggers(trigger):
     with pytest.raises(ConfigError, match="cannot be a trigger word") as caught:
