@@ -90,6 +90,21 @@ def test_a_report_with_page_and_logs(drawings, tmp_path, capsys):
     assert {path.name for path in drawings.iterdir()} == before
 
 
+def test_what_is_wrong_beside_its_length_is_told_of_a_caption_that_is_too_long(tmp_path):
+    shapes = unseen(NUM)
+    shapes[2] = shapes[1]  # the same picture
+    texts = [drawing.caption for drawing in shapes]
+    texts[1] = texts[3] = "very " * 400 + "long"
+    data = write(tmp_path / "drawings", shapes, texts)
+    assert eval_dataset.main(arguments(data, tmp_path)) == 0
+    found = {
+        image.path: [reason.code for reason in image.reasons] for image in read(tmp_path / REPORT).images
+    }
+    assert found["001.png"] == ["caption_too_long", "duplicate_caption", "twin_images"]
+    assert found["003.png"] == ["caption_too_long", "duplicate_caption"]
+    assert found["002.png"] == ["twin_images"]
+
+
 def test_some_of_the_images(drawings, tmp_path):
     assert eval_dataset.main(arguments(drawings, tmp_path, "--max-samples", "2", "--no-normalize-loss")) == 0
     some = read(tmp_path / REPORT)

@@ -20,7 +20,7 @@ from toolkit.evaluation.debug_logs import DebugLogs, noise_lines
 from toolkit.evaluation.draws import noise_std
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.evaluate import Evaluator, Outcome
-from toolkit.evaluation.flags import caption_copies, shared_on_purpose, text_reasons
+from toolkit.evaluation.flags import Reason, caption_copies, shared_on_purpose, text_reasons
 from toolkit.evaluation.image_store import ImageStore
 from toolkit.evaluation.near_duplicates import twins
 from toolkit.evaluation.preparing import (
@@ -221,6 +221,7 @@ class _Run:
                 f"{dataset.path}: {shared} of {len(captions)} images share their caption with others; "
                 "that is taken for meant, and duplicate captions are not flagged"
             )
+            copies.clear()
         context = Context(
             name=lambda outcome: dataset.name(outcome.item),
             noise_std=self._noise_std,
@@ -236,14 +237,22 @@ class _Run:
         )
         measured = summaries(outcomes, context, ImageStore(request.out_dir))
         for item in dataset.chosen:
-            yield next(measured) if self.readable(item.caption) else self._unmeasured(item, dataset)
+            if self.readable(item.caption):
+                yield next(measured)
+                continue
+            twin = context.twins.get(item.path)
+            yield self._unmeasured(item, dataset, copies[item.caption.casefold()], [twin] if twin else [])
 
-    def _unmeasured(self, item: MediaItem, dataset: Dataset) -> ImageReport:
-        """An image whose caption cannot be read whole by the model."""
+    def _unmeasured(
+        self, item: MediaItem, dataset: Dataset, copies: int, more: Sequence[Reason]
+    ) -> ImageReport:  # fmt: skip
+        """An image whose caption cannot be read whole by the model. copies: images that share it."""
         num_tokens, max_tokens = self._tokens(item.caption)
         reasons = text_reasons(
-            item.caption, num_tokens=num_tokens, max_tokens=max_tokens, trigger=self.request.trigger_word
-        )
+            item.caption, num_tokens=num_tokens, max_tokens=max_tokens, trigger=self.request.trigger_word,
+            copies=copies,
+        )  # fmt: skip
+        reasons += more
         return ImageReport(
             path=dataset.name(item), dataset=dataset.path, caption=item.caption,
             sha256=item.sha256, width=item.bucket.width, height=item.bucket.height, num_draws=0, loss=None,
