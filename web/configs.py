@@ -19,6 +19,7 @@ from toolkit.paths import ROOT
 from web.environment import is_secret_name
 
 MAX_BYTES = 256 * 1024
+MOST_STEPS = 2**53  # of a job; columns of the database hold no more than eight times that
 _MAX_DEPTH = 60
 _MAX_NODES = 50_000  # once aliases are spelled out
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -166,7 +167,7 @@ def _load(path: Path, name: str | None, environment: Mapping[str, str]) -> Check
     steps = sum(getattr(getattr(process, "train", None), "steps", 0) for process in runs)
     return CheckedConfig(
         name=loaded.config.name, kind=kind, problems=secrets, notes=loaded.notes,
-        run_folders=tuple(folders), total_steps=steps or None, loaded=loaded,
+        run_folders=tuple(folders), total_steps=min(steps, MOST_STEPS) or None, loaded=loaded,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+LAST_TIME = 253_402_300_799.0  # the last second of the year 9999
+
 
 def duration(seconds: float | None) -> str:
     """12 s, 3 min 5 s, 2 h 10 min, 3 d 4 h; an en dash for None.
@@ -52,9 +54,16 @@ def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}g}"
 
 
+def calendar_time(seconds: float) -> datetime:
+    """The time in UTC; what no calendar has, and a file's time may be anything, as its beginning or end."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), LAST_TIME), UTC)
+
+
 def moment(seconds: float | None) -> str:
     """2026-01-31 12:00:00 UTC; an en dash for None."""
-    return "–" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if seconds is None:
+        return "–"
+    return calendar_time(seconds).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

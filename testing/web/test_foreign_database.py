@@ -141,3 +141,97 @@ def test_a_run_of_ours_in_the_same_folder_takes_its_place(tmp_path):
     path.write_text('{"attempt": 1, "step": 1, "loss": 0.5}\n')
     found = indexes.of(path)
     assert isinstance(found, MetricsIndex) and found.points("loss")[0][2] == 0.5
+
+
+def test_tables_that_compute_are_not_read(tmp_path):
+    path = tmp_path / "loss_log.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE steps (step INTEGER, wall_time REAL)")
+        connection.execute(
+            "CREATE VIEW metrics AS SELECT 1 AS step, hex(zeroblob(100)) AS key, 0.5 AS value_real"
+        )
+    assert read_series(path) == {}
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP VIEW metrics")
+        connection.execute(
+            "CREATE TABLE metrics (step INTEGER, value_real REAL, key TEXT AS (hex(zeroblob(100))))"
+        )
+        connection.execute("INSERT INTO metrics (step, value_real) VALUES (1, 0.5)")
+    assert read_series(path) == {}
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE VIEW steps AS SELECT 7 AS step")
+    assert last_step(other) is None
+
+
+def test_of_a_key_as_long_as_a_book_little_is_kept(tmp_path):
+    path = make_loss_log(tmp_path / "loss_log.db", 1)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "INSERT INTO metrics (step, key, value_real) VALUES (1, ?, 0.5)", ("x" * 2_000_000,)
+        )
+    assert max(len(key) for key in read_series(path)) <= 200
+
+
+def test_what_a_crash_left_is_copied_within_limits(tmp_path, monkeypatch):
+    path = make_loss_log(tmp_path / "loss_log.db", 3)
+    wal = path.with_name("loss_log.db-wal")
+    wal.write_bytes(b"x" * 100)
+    assert read_series(path)
+    monkeypatch.setattr("web.runs.foreign_database._MOST_COPIED", 1000)
+    with pytest.raises(UserError, match="too large to be read while"):
+        read_series(path)
+    monkeypatch.undo()
+    wal.unlink()
+    secret = tmp_path / "secret"
+    secret.write_text("THE SECRET, elsewhere")
+    wal.symlink_to(secret)
+    with pytest.raises(UserError, match="loss_log.db-wal is a link"):
+        read_series(path)
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    path = make_loss_log(tmp_path / "loss_log.db", 3)
+    path.with_name("loss_log.db-wal").write_bytes(b"x" * 100)
+
+    def full(*_places: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(UserError, match="cannot be copied to be read: No space left on device"):
+        read_series(path)
+
+
+def test_a_lock_is_forgotten_once_it_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("web.runs.foreign_database._BUSY_S", 0.05)
+    monkeypatch.setattr("web.runs.loss_log._RETRY_S", 0.0)
+    path = tmp_path / "loss_log.db"
+    make_loss_log(path, 3)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN EXCLUSIVE")
+    index = LossLogIndex(path)
+    index.refresh()
+    assert index.keys == []
+    writer.execute("ROLLBACK")
+    writer.close()
+    index.refresh()
+    assert index.keys == ["loss", "lr"]
+
+
+def test_a_page_opened_before_there_were_losses_shows_them_when_they_come(tmp_path):
+    indexes = MetricsIndexes()
+    path = tmp_path / "metrics.jsonl"
+    assert indexes.of(path).keys == []
+    make_loss_log(tmp_path / "loss_log.db", 10)
+    assert indexes.of(path).keys == ["loss", "lr"]
+
+
+def test_whoever_takes_the_place_of_an_index_tells_so(tmp_path):
+    make_loss_log(tmp_path / "loss_log.db", 10)
+    indexes = MetricsIndexes()
+    path = tmp_path / "metrics.jsonl"
+    before = indexes.of(path).generation
+    path.write_text('{"step": 1, "loss": 0.5, "attempt": 1, "time": 1.0}\n')
+    assert indexes.of(path).generation > before

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from testing.web.foreign_kit import job_config, make_database, make_run
 from testing.web.import_support import entry_of, jobs_of
 from toolkit.errors import UserError
+from web.importing.__main__ import lines
 from web.importing.service import import_ai_toolkit
 
 HOSTILE_NAMES = [
@@ -162,3 +166,118 @@ def test_a_config_with_ordered_dictionaries_is_read_and_nothing_else_is_made(ser
     plan = import_ai_toolkit(services, foreign)
     assert "type: diffusion_trainer" in entry_of(plan, "ordered").text
     assert not mark.exists() and "could not determine a constructor" in entry_of(plan, "evil").notes[0]
+
+
+AT_THE_EDGE = ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", 1e14 - 1, 99999999999999]
+
+
+@pytest.mark.parametrize("time", AT_THE_EDGE)
+def test_a_time_at_the_edge_of_all_times_can_be_listed(client, services, foreign, time):
+    make_database(foreign / "aitk_db.db", [{"created_at": time, "updated_at": time}])
+    import_ai_toolkit(services, foreign)
+    assert client.get("/api/jobs").status_code == 200
+    assert client.get("/jobs").status_code == 200
+
+
+def test_numbers_in_names_and_configs_that_no_column_holds(client, services, foreign):
+    run = make_run(foreign / "output" / "cat")
+    many = "9" * 23
+    (run / f"cat_{many}.safetensors").write_bytes(b"model")
+    sample = next((run / "samples").iterdir())
+    sample.rename(sample.with_name(f"{many}__000000250_0.jpg"))
+    next((run / "samples").iterdir()).rename(run / "samples" / f"1__{many}_0.jpg")
+    (run / "config.yaml").write_text(yaml.dump(job_config("cat", steps=10**25)))
+    make_database(foreign / "aitk_db.db", [{"job_config": job_config("job_0", steps=10**25)}])
+    assert len(import_ai_toolkit(services, foreign).imported) == 2
+    for job in jobs_of(services).values():
+        for page in ("", "/samples", "/files"):
+            assert client.get(f"/jobs/{job.id}{page}").status_code == 200
+    assert client.get("/api/jobs").status_code == 200
+
+
+def test_a_name_that_is_no_text_is_told_without_harm(services, foreign, capsys):
+    for name in (b"caf\xe9", b"evil\x1b[2J\x1b]0;x\x07"):
+        make_run(foreign / "output" / "x").rename(foreign / "output" / os.fsdecode(name))
+    (foreign / "output" / os.fsdecode(b"l\xefnk")).symlink_to(foreign)
+    make_run(foreign / "output" / "good")
+    plan = import_ai_toolkit(services, foreign)
+    assert [entry.name for entry in plan.imported] == ["good"] and len(plan.notes) == 3
+    said = "\n".join(lines(plan, dry_run=False))
+    assert said.encode("utf-8") and "\x1b" not in said and "\x07" not in said
+    assert all(note.isprintable() for note in plan.notes)
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_the_others_are(services, foreign, monkeypatch):
+    for name in ("good", "locked"):
+        make_run(foreign / "output" / name)
+    plain = Path.is_file
+
+    def refused(path: Path) -> bool:  # what a folder of mode 700 of another user does; root can read it
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    plan = import_ai_toolkit(services, foreign)
+    assert [entry.name for entry in plan.imported] == ["good"]
+    (note,) = plan.notes
+    assert "output/locked cannot be read: Permission denied" in note
+
+
+def test_runs_on_another_disk_are_found_or_told(services, foreign, tmp_path):
+    (foreign / "output").rmdir()
+    elsewhere = tmp_path / "disk" / "runs"
+    make_run(elsewhere / "cat")
+    (foreign / "output").symlink_to(elsewhere)
+    plan = import_ai_toolkit(services, foreign, roots=[foreign], dry_run=True)
+    assert plan.imported == []
+    assert any("is a link to" in note and str(elsewhere) in note for note in plan.notes)
+    for roots in ([foreign, tmp_path / "disk"], None):
+        plan = import_ai_toolkit(services, foreign, roots=roots, dry_run=True)
+        assert [entry.folder for entry in plan.imported] == [elsewhere / "cat"]
+
+
+def test_a_run_goes_to_the_job_of_its_name(services, foreign):
+    make_run(foreign / "output" / "a")
+    rows = [{"name": "b", "job_config": job_config("a")}, {"name": "a"}]
+    make_database(foreign / "aitk_db.db", rows)
+    plan = import_ai_toolkit(services, foreign)
+    assert entry_of(plan, "a").folder == foreign / "output" / "a"
+    assert entry_of(plan, "b").folder is None
+
+
+def test_pages_show_nothing_of_a_folder_that_has_become_a_link(client, services, foreign, tmp_path):
+    run = make_run(foreign / "output" / "cat")
+    import_ai_toolkit(services, foreign)
+    (job,) = jobs_of(services).values()
+    assert "cat_000000250" in client.get(f"/jobs/{job.id}/files").text
+    secret = make_run(tmp_path / "secret" / "TOP-SECRET", steps=(77,))
+    (secret / "log.txt").write_text("TOP-SECRET-LOG")
+    run.rename(run.with_name("moved"))
+    run.symlink_to(secret)
+    for page in ("", "/log", "/loss", "/samples", "/files"):
+        text = client.get(f"/jobs/{job.id}{page}", headers={"Accept": "text/html"}).text
+        assert "TOP-SECRET" not in text and "77" not in text.replace(job.id, ""), page
+    text = client.get(f"/compare?job={job.id}").text
+    assert "TOP-SECRET" not in text
+    assert "cannot be shown" in client.get(f"/jobs/{job.id}/files").text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_in_a_run_is_not_waited_for(client, services, foreign):
+    run = make_run(foreign / "output" / "cat", losses=False)
+    for name in ("log.txt", "validation.json", "metrics.jsonl"):
+        (run / name).unlink(missing_ok=True)
+        if name != "metrics.jsonl":
+            os.mkfifo(run / name)
+    import_ai_toolkit(services, foreign)
+    os.mkfifo(run / "metrics.jsonl")
+    (job,) = jobs_of(services).values()
+    for path in ("/jobs/{}/loss", "/jobs/{}/log", "/jobs/{}", "/api/jobs/{}/log", "/api/jobs/{}/metrics"):
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.get, path.format(job.id))
+            try:
+                assert answer.result(timeout=20).status_code == 200, path
+            finally:
+                for name in ("log.txt", "validation.json", "metrics.jsonl"):  # who waits is let go
+                    os.close(os.open(run / name, os.O_RDWR | os.O_NONBLOCK))

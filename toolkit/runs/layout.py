@@ -21,7 +21,7 @@ from toolkit.runs import atomic
 SCHEMA_VERSION = 1
 SAMPLE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _MODEL_EXTENSIONS = r"(?:\.safetensors|\.pt|)"  # the last one: a folder in diffusers' layout
-_SAMPLE = re.compile(r"(\d+)__(\d{9,})_(\d+)\.(" + "|".join(SAMPLE_EXTENSIONS) + ")", re.ASCII)
+_SAMPLE = re.compile(r"(\d{1,15})__(\d{9,15})_(\d{1,9})\.(" + "|".join(SAMPLE_EXTENSIONS) + ")", re.ASCII)
 _WINDOWS_FORBIDDEN = '<>:"|?*'
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from web.configs import MAX_BYTES, as_text, unreadable
+from web.configs import MAX_BYTES, MOST_STEPS, as_text, unreadable
 from web.models import is_torn
 
 _ORDERED = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
@@ -94,7 +94,9 @@ def steps_in(config: dict[str, Any]) -> int | None:
     """How many steps its first process trains, as far as it says."""
     train = _first_process(config).get("train")
     steps = train.get("steps") if isinstance(train, dict) else None
-    return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 < steps < 2**53 else None
+    return (
+        steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 < steps < MOST_STEPS else None
+    )
 
 
 def text_of(config: dict[str, Any], name: str) -> str:

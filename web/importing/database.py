@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import Problem, UserError
-from web.configs import MAX_BYTES
-from web.runs.foreign_database import has_changes, reading
+from web.configs import MAX_BYTES, MOST_STEPS
+from web.formats import LAST_TIME
+from web.importing.texts import LONGEST, one_line
+from web.runs.foreign_database import has_changes, plain_tables, reading
 
 NAME = "aitk_db.db"
 MOST_JOBS = 5000
@@ -21,8 +23,6 @@ _NEEDED = ("id", "name", "gpu_ids", "job_config", "status")
 _TAKEN = (*_NEEDED, "created_at", "updated_at", "stop", "step", "info", "total_steps")
 # The values of others, such as HF_TOKEN, are never read further than whether there is one.
 _SHOWN = ("TRAINING_FOLDER", "DATASETS_FOLDER", "DATA_ROOT", "MODELS_PATH")
-_LONGEST = 1000  # of a text that is shown
-_MOST_STEPS = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class ForeignDatabase:
 def read_database(path: Path) -> ForeignDatabase:
     """The jobs, oldest first, and the settings. Raises UserError for a database of something else."""
     with reading(path) as connection:
-        tables = _tables(connection)
+        tables = plain_tables(connection, ("Job", "Settings", "EvalJob"))
         missing = [name for name in _NEEDED if name not in tables.get("Job", ())]
         if missing:
             what = f"column {', '.join(missing)} of its table Job" if "Job" in tables else "table Job"
@@ -79,19 +79,9 @@ def _bad(path: Path, message: str, remedy: str = "give the file aitk_db.db of an
     return UserError(Problem("import.database", message, file=str(path), remedy=remedy))
 
 
-def _tables(connection: sqlite3.Connection) -> dict[str, list[str]]:
-    """table -> its columns; views are none: they could compute anything."""
-    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    known = [name for (name,) in names if name in ("Job", "Settings", "EvalJob")]
-    return {
-        name: [row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))]
-        for name in known
-    }
-
-
 def _settings(connection: sqlite3.Connection) -> dict[str, str]:
-    rows = connection.execute("SELECT key, substr(value, 1, ?) FROM Settings LIMIT 100", (_LONGEST,))
-    found = {_text(key): _text(value) for key, value in rows}
+    rows = connection.execute("SELECT key, substr(value, 1, ?) FROM Settings LIMIT 100", (LONGEST,))
+    found = {one_line(key): one_line(value) for key, value in rows}
     return {key: value if key in _SHOWN else "set" if value else "not set" for key, value in found.items()}
 
 
@@ -112,35 +102,29 @@ def _job(size: Any, config: Any, row: Mapping[str, Any]) -> ForeignJob:
     """A job from its columns, of whatever type SQLite has let them be."""
     if isinstance(config, bytes):
         config = config.decode("utf-8", "replace")
-    status = _text(row["status"])
+    status = one_line(row["status"])
     return ForeignJob(
-        id=_text(row["id"]), name=_text(row["name"]), gpu_ids=_text(row["gpu_ids"]),
+        id=one_line(row["id"]), name=one_line(row["name"]), gpu_ids=one_line(row["gpu_ids"]),
         config=None if config is None else str(config), size=_count(size) or 0,
         status="stopping" if status == "running" and row.get("stop") else status,
         created_at=_time(row.get("created_at")), updated_at=_time(row.get("updated_at")),
         step=_count(row.get("step")) or 0, total_steps=_count(row.get("total_steps")),
-        info=_text(row.get("info")),
+        info=one_line(row.get("info")),
     )  # fmt: skip
 
 
-def _text(value: Any) -> str:
-    """A text on one line without control characters, at most _LONGEST letters."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    text = "" if value is None else str(value)[: _LONGEST * 2]
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:_LONGEST]
-
-
 def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and 0 <= value < _MOST_STEPS else None
+    return int(value) if isinstance(value, int | float) and 0 <= value < MOST_STEPS else None
 
 
 def _time(value: Any) -> float | None:
     """Seconds since 1970: Prisma writes milliseconds, SQLite's own default a text in UTC."""
     if isinstance(value, int | float):
-        return value / 1000 if math.isfinite(value) and 0 < value < 1e14 else None
-    try:
-        found = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        seconds = value / 1000 if math.isfinite(value) else 0.0
+    else:
+        try:
+            found = datetime.fromisoformat(str(value))
+            seconds = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 < seconds <= LAST_TIME else None

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.runs.layout import bad_name
+from web.formats import LAST_TIME
 from web.importing.configs import FILES, BadConfig, from_folder, name_in
+from web.importing.texts import is_text, one_line
 from web.runs import artifacts
 from web.runs.folders import folder_of
 from web.runs.loss_log import LOSS_LOG, last_step
@@ -52,20 +54,32 @@ def find_runs(root: Path) -> tuple[list[Path], list[str]]:
     found: list[Path] = []
     left_out: list[str] = []
     for path in [root] if looks_like_run(root) else _folders(root):
-        if path.is_symlink():
-            left_out.append(f"{path} is a link, and links are not followed")
-        elif not looks_like_run(path):
-            continue
-        elif any((path / name).exists() for name in _OWN):
-            left_out.append(f"{path} is a run of this toolkit, not of ai-toolkit")
-        elif (reason := bad_name(path.name)) is not None:
-            left_out.append(f"{path!s:.300} {reason}, and cannot be shown")
-        elif len(found) >= MOST_FOLDERS:
+        if len(found) >= MOST_FOLDERS:
             left_out.append(f"{root} holds more than {MOST_FOLDERS} runs; the others are left out")
             break
-        else:
-            found.append(path)
+        try:
+            if path.is_symlink():
+                left_out.append(one_line(f"{path} is a link, and links are not followed"))
+            elif looks_like_run(path):
+                reason = _unfit(path)
+                found += [] if reason else [path]
+                left_out += [one_line(f"{path!s:.300} {reason}")] if reason else []
+        except OSError as error:
+            left_out.append(cannot_be_read(path, error))
     return found, left_out
+
+
+def cannot_be_read(path: Path, error: OSError) -> str:
+    """The line for a folder that its permissions or its disk keep from us."""
+    return one_line(f"{path} cannot be read: {error.strerror or error}")
+
+
+def _unfit(path: Path) -> str | None:
+    """Why a run folder is not imported, or None."""
+    if any((path / name).exists() for name in _OWN):
+        return "is a run of this toolkit, not of ai-toolkit"
+    reason = bad_name(path.name) if is_text(path.name) else "is no text in UTF-8"
+    return reason and f"{reason}, and cannot be shown"
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -105,7 +119,7 @@ def read_run(path: Path) -> ForeignRun:
         step=max([*steps, last_step(path / LOSS_LOG) or 0]),
         finished=_is_finished(models, {path.name, name_in(config) or path.name}),
         num_models=len(models), num_samples=len(samples),
-        started_at=min([config_at, *times]), changed_at=max([config_at, *times]),
+        started_at=min([config_at, *times]), changed_at=min(LAST_TIME, max([config_at, *times])),
     )  # fmt: skip
 
 

@@ -76,9 +76,9 @@ def make_plan(
 ) -> Plan:
     """What becomes of the jobs of a database, and of the run folders, which need not all have one."""
     plan = Plan(source=source)
-    by_name = {run.name: run for run in reversed(runs)}
-    for job in database.jobs if database else ():
-        plan.entries.append(_of_job(job, by_name, here, check))
+    jobs = database.jobs if database else []
+    owned = _owned(jobs, runs)
+    plan.entries = [_of_job(job, owned.get(job.id), here, check) for job in jobs]
     taken = {entry.folder for entry in plan.entries}
     plan.entries += [_of_run(run, here, check) for run in runs if run.path not in taken]
     if database is not None:
@@ -99,11 +99,26 @@ def folder_key(path: Path) -> str:
     return f"folder:{path}"
 
 
-def _of_job(job: ForeignJob, runs: dict[str, ForeignRun], here: Here, check: Check) -> Entry:
-    """The entry of a row of the database; its run folder is taken out of `runs`."""
+def _owned(jobs: Sequence[ForeignJob], runs: Sequence[ForeignRun]) -> dict[str, ForeignRun]:
+    """id of a job -> its run folder.
+
+    The trainer writes where its config says, the UI where its database says: mostly the same. Where they
+    differ, a job of that name goes before one whose config has it.
+    """
+    left = {run.name: run for run in reversed(runs)}
+    written = {job.id: name_in(_config_of(job)[0]) or job.name for job in jobs}
+    claims = [(job.id, job.name) for job in jobs if written[job.id] == job.name]
+    claims += [(job.id, name) for job in jobs for name in (written[job.id], job.name)]
+    found: dict[str, ForeignRun] = {}
+    for job_id, name in claims:
+        if job_id not in found and name in left:
+            found[job_id] = left.pop(name)
+    return found
+
+
+def _of_job(job: ForeignJob, run: ForeignRun | None, here: Here, check: Check) -> Entry:
+    """The entry of a row of the database, with its run folder if there is one."""
     config, wrong = _config_of(job)
-    # The trainer writes where its config says, the UI where its database says.
-    run = runs.pop(name_in(config) or job.name, None) or runs.pop(job.name, None)
     keys = (f"job:{job.id}", *((folder_key(run.path),) if run else ()))
     entry = Entry(origin=job.name or job.id, keys=keys, created_at=job.created_at, updated_at=job.updated_at)
     entry.folder = run.path if run else None

@@ -9,8 +9,9 @@ from toolkit.errors import Problem, UserError
 from web.actions import check
 from web.importing.apply import apply_plan, what_is_here
 from web.importing.database import NAME, ForeignDatabase, read_database
-from web.importing.folders import find_runs, looks_like_run, read_run
+from web.importing.folders import ForeignRun, cannot_be_read, find_runs, looks_like_run, read_run
 from web.importing.plan import Plan, make_plan
+from web.importing.texts import is_text, one_line
 from web.services import Services
 
 _OUTPUT = "output"
@@ -37,12 +38,10 @@ def import_ai_toolkit(
     if file is None and (path / NAME).exists():
         file = path / NAME
     found = read_database(file) if file is not None else None
-    folders, notes = _output_folders(path, found)
-    runs = []
+    folders, notes = _output_folders(path, found, roots)
+    runs: list[ForeignRun] = []
     for folder in folders:
-        some, left_out = find_runs(folder)
-        runs += [read_run(each) for each in some]
-        notes += left_out
+        notes += _read_runs(folder, runs)
     here = what_is_here(services.database, services.settings.devices)
     plan = make_plan(path, found, runs, here, lambda text, name: check(services, text, name))
     plan.notes += notes
@@ -62,9 +61,11 @@ def _allowed(path: Path, roots: Sequence[Path] | None) -> Path:
     """The path with its links resolved. Raises UserError outside of the roots, whether it exists or not."""
     try:
         resolved = path.expanduser().resolve()
+        if not is_text(str(resolved)):
+            raise ValueError
     except (OSError, RuntimeError, ValueError):
         raise UserError(Problem("import.path", f"{str(path)!r:.200} is no path")) from None
-    if roots is not None and not any(resolved.is_relative_to(root) for root in roots):
+    if roots is not None and not _is_below(resolved, roots):
         message = f"lies outside the folders to import from: {', '.join(map(str, roots))}"
         remedy = (
             "add its folder to AI_TOOLKIT_IMPORT_ROOTS, or run on the server: "
@@ -74,22 +75,45 @@ def _allowed(path: Path, roots: Sequence[Path] | None) -> Path:
     return resolved
 
 
-def _output_folders(path: Path, database: ForeignDatabase | None) -> tuple[list[Path], list[str]]:
+def _read_runs(folder: Path, runs: list[ForeignRun]) -> list[str]:
+    """Add the runs in a folder; what was left out of it."""
+    try:
+        found, left_out = find_runs(folder)
+    except OSError as error:
+        return [cannot_be_read(folder, error)]
+    for path in found:
+        try:
+            runs.append(read_run(path))
+        except OSError as error:
+            left_out.append(cannot_be_read(path, error))
+    return left_out
+
+
+def _output_folders(
+    path: Path, database: ForeignDatabase | None, roots: Sequence[Path] | None
+) -> tuple[list[Path], list[str]]:
     """The folders of runs at `path`; of the database's own one only if it lies there too."""
     found, notes = [path], []
     if (path / _OUTPUT).is_dir() and not looks_like_run(path):
         found = [(path / _OUTPUT).resolve()]
+        if not _is_below(found[0], [path, *(roots or ())]) and roots is not None:
+            notes.append(one_line(f"{path / _OUTPUT} is a link to {found[0]}; import that folder with --db"))
+            found = []
     training = database.settings.get(_TRAINING) if database is not None else None
     if database is not None and training:
         try:
             folder = (database.path.parent / training).resolve()
         except (OSError, RuntimeError, ValueError):
             folder = path
-        if not folder.is_relative_to(path):
+        if not _is_below(folder, [path, *found]):
             notes.append(
                 f"its {_TRAINING} {training!r:.300} lies outside {path}; to see those runs, import that "
                 f"folder with --db {database.path}"
             )
         elif folder.is_dir() and folder not in found:
             found.append(folder)
-    return [folder for folder in found if folder.is_relative_to(path)], notes
+    return found, notes
+
+
+def _is_below(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)

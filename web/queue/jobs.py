@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Literal
 
+from web.formats import calendar_time
 from web.queue.states import State, StopMode
 
 Sort = Literal["newest", "oldest", "name", "updated", "position"]
@@ -89,7 +89,7 @@ def iso(seconds: float | None) -> str | None:
     """A time as ISO 8601 in UTC, for example 2026-01-31T12:00:00.500Z."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return calendar_time(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def job_json(job: Job) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from web.problems import not_found
 from web.queue.jobs import Job
 from web.queue.states import ACTIVE, EDITABLE, STOP_MODES
 from web.routes.page_route import page_router
-from web.runs.folders import Number, run_of
+from web.routes.results import may_be_shown, shown_run
+from web.runs.folders import Number, path_of
 from web.runs.logs import read_slice
 from web.runs.pictures import recipe_of, sample_grid
 from web.runs.results import list_results
@@ -52,7 +53,15 @@ def _page(
     """A page of a job; number: of its runs the one that is shown."""
     whose = f"run={number}" if number > 1 else ""
     runs = [Path(folder).name for folder in job.run_folders]
-    shown = {"runs": runs, "run": number, "whose": whose and f"?{whose}", "and_whose": whose and f"&{whose}"}
+    path = path_of(job, number)
+    hidden = path if path is not None and not may_be_shown(services, job, path) else None
+    shown = {
+        "hidden": hidden,
+        "runs": runs,
+        "run": number,
+        "whose": whose and f"?{whose}",
+        "and_whose": whose and f"&{whose}",
+    }
     context = {**job_context(services, job), **shown, **values}
     return services.pages.page(request, template, context, block="tab")
 
@@ -64,7 +73,7 @@ def job_overview(job_id: str, request: Request, services: Served, run: Number = 
     log = _log(services, job, run)
     piece = read_slice(log.path, None, _LOG_BYTES)
     return _page(request, services, "job_overview.html", job, run, log=log, piece=piece,
-                 results=list_results(run_of(job, run))[:6])  # fmt: skip
+                 results=list_results(shown_run(services, job, run))[:6])  # fmt: skip
 
 
 @router.get("/jobs/{job_id}/head")
@@ -79,7 +88,7 @@ def job_head(job_id: str, request: Request, services: Served) -> Response:
 def job_loss(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """The curves of a run."""
     job = services.store.get(job_id)
-    folder = run_of(job, run)
+    folder = shown_run(services, job, run)
     points = [] if folder is None else services.metrics.of(folder.metrics_path).points("loss", -1, 600)
     found = None if folder is None else validation_view(folder.validation_path)
     return _page(request, services, "job_loss.html", job, run, line=sketch(points), validation=found)
@@ -89,7 +98,9 @@ def job_loss(job_id: str, request: Request, services: Served, run: Number = 1) -
 def job_samples(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """The previews of a run: prompts by steps."""
     job = services.store.get(job_id)
-    return _page(request, services, "job_samples.html", job, run, grid=sample_grid(run_of(job, run)))
+    return _page(
+        request, services, "job_samples.html", job, run, grid=sample_grid(shown_run(services, job, run))
+    )
 
 
 @router.get("/jobs/{job_id}/samples/view")
@@ -101,7 +112,7 @@ def job_sample(
 ) -> Response:  # fmt: skip
     """One preview, its neighbours, and if asked for another step of the same prompt to compare with."""
     job = services.store.get(job_id)
-    folder = run_of(job, run)
+    folder = shown_run(services, job, run)
     grid = sample_grid(folder)
     name = grid.cells.get(step, {}).get(prompt)
     if folder is None or name is None:
@@ -123,7 +134,7 @@ def job_sample(
 def job_files(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """What a run has saved."""
     job = services.store.get(job_id)
-    folder = run_of(job, run)
+    folder = shown_run(services, job, run)
     return _page(request, services, "job_files.html", job, run, results=list_results(folder), folder=folder)
 
 
@@ -165,7 +176,8 @@ def job_events(job_id: str, request: Request, services: Served) -> Response:
 
 def _log(services: Services, job: Job, number: int) -> _Log:
     """The log of the run if this attempt writes one; before that, what the attempt printed."""
-    run, attempt = run_of(job, number), AttemptFolder(services.settings.jobs_root, job.id, job.attempt)
+    run = shown_run(services, job, number)
+    attempt = AttemptFolder(services.settings.jobs_root, job.id, job.attempt)
     if run is not None and not run.log_path.is_symlink():
         with suppress(OSError):
             is_new = run.log_path.stat().st_mtime >= (job.started_at or 0) - 2

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from toolkit.runs.layout import RunFolder
 from web.archive import zip_stream
 from web.files import file_response, safe_file
 from web.importing.apply import is_imported_folder
@@ -17,7 +18,7 @@ from web.pictures import thumbnail
 from web.problems import conflict, invalid, not_found
 from web.queue.jobs import Job, iso
 from web.runs import artifacts
-from web.runs.folders import Number, path_of
+from web.runs.folders import Number, path_of, run_of
 from web.runs.metrics_index import Index
 from web.services import Served, Services
 
@@ -39,6 +40,12 @@ def run_folder(services: Services, job: Job, number: int = 1) -> Path:
     if folder is None or not may_be_shown(services, job, folder):
         raise not_found("the run folder of this job")
     return folder
+
+
+def shown_run(services: Services, job: Job, number: int = 1) -> RunFolder | None:
+    """The run of a job as pages may show it; None if it has none, or its folder may not be shown."""
+    run = run_of(job, number)
+    return run if run is not None and may_be_shown(services, job, run.path) else None
 
 
 def may_be_shown(services: Services, job: Job, folder: Path) -> bool:

@@ -16,8 +16,7 @@ from web.problems import not_found
 from web.queue.jobs import Job
 from web.queue.states import ACTIVE
 from web.routes.jobs import job_response
-from web.routes.results import may_be_shown
-from web.runs.folders import run_of
+from web.routes.results import shown_run
 from web.runs.logs import MAX_BYTES, read_slice
 from web.services import Served, Services
 
@@ -92,7 +91,5 @@ def download_log(
 def _printed(services: Services, job: Job, number: int) -> Path:
     """What an attempt printed; of a job that was imported and never ran here, the log of its run."""
     path = AttemptFolder(services.settings.jobs_root, job.id, number).output_path
-    run = run_of(job) if number == 0 else None
-    if run is None or run.log_path.is_symlink() or not may_be_shown(services, job, run.path):
-        return path
-    return run.log_path
+    run = shown_run(services, job) if number == 0 else None
+    return path if run is None or run.log_path.is_symlink() else run.log_path

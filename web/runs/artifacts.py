@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.runs.images import read_recipe
 from toolkit.runs.layout import Sample, parse_sample
 
-_MODEL = re.compile(r"(?:.*_(\d{9,})|.*)\.(?:safetensors|pt)", re.ASCII)
+_MODEL = re.compile(r"(?:.*_(\d{9,15})|.*)\.(?:safetensors|pt)", re.ASCII)
 STATES = ("optimizer.pt",)  # of ai-toolkit: what training goes on from, no model
 _SHOWN = ("prompt", "negative_prompt", "seed", "width", "height", "guidance_scale", "steps", "sampler")
 

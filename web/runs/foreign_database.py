@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +17,7 @@ _MAGIC = b"SQLite format 3\0"
 _WAL = 2  # the read version in the header, byte 19
 _SECONDS = 20.0
 _BUSY_S = 3.0
+_MOST_COPIED = 512 << 20  # bytes
 
 
 @contextmanager
@@ -29,11 +30,12 @@ def reading(path: Path, seconds: float = _SECONDS) -> Iterator[sqlite3.Connectio
     """
     _check(path)
     wal, changed = _wal_of(path), has_changes(path)
+    if wal.is_symlink():
+        raise _bad(path, f"{wal.name} is a link, and links are not followed", "give the files themselves")
     if changed and not path.with_name(f"{path.name}-shm").exists():
         with tempfile.TemporaryDirectory(prefix="aitk-import-") as folder:
             copy = Path(folder) / "copy.db"
-            shutil.copyfile(path, copy)
-            shutil.copyfile(wal, f"{copy}-wal")
+            _copy(path, wal, copy)
             with _open(path, f"file:{quote(str(copy))}?mode=ro", seconds) as connection:
                 yield connection
         return
@@ -46,6 +48,33 @@ def has_changes(path: Path) -> bool:
     """Whether there are changes beside a database that are not in it: it is in use, or its program died."""
     wal = _wal_of(path)
     return wal.is_file() and wal.stat().st_size > 0
+
+
+def plain_tables(connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, list[str]]:
+    """table -> its stored columns, of those tables that are there and hold what they say.
+
+    Views, tables of an extension and columns that are generated could compute anything; they are left out.
+    """
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE%'"
+    known = {name for (name,) in connection.execute(query).fetchall()} & set(names)
+    return {
+        name: [row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))]
+        for name in known
+    }
+
+
+def _copy(path: Path, wal: Path, copy: Path) -> None:
+    """A database and its -wal in another place. Raises UserError."""
+    try:
+        size = path.stat().st_size + wal.stat().st_size
+        if size > _MOST_COPIED:
+            message = f"is too large to be read while changes wait beside it ({size >> 20} MiB)"
+            raise _bad(path, message, "open it once with its own program, which takes them in")
+        shutil.copyfile(path, copy)
+        shutil.copyfile(wal, f"{copy}-wal", follow_symlinks=False)
+    except OSError as error:
+        message = f"cannot be copied to be read: {error.strerror or error}"
+        raise _bad(path, message, "make room in the folder for temporary files") from None
 
 
 def _wal_of(path: Path) -> Path:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from web.runs.plain_files import open_plain
+
 MAX_BYTES = 1024 * 1024  # in one answer
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -23,7 +25,7 @@ class LogSlice:
 def read_slice(path: Path, offset: int | None, max_bytes: int = MAX_BYTES) -> LogSlice:
     """The lines from byte `offset` on; None: the last ones. Of a progress bar the last state is kept."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = file.seek(0, 2)
             reset = offset is not None and offset > size
             start = max(0, size - max_bytes) if offset is None or reset else offset

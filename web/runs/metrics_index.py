@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from web.runs.loss_log import LOSS_LOG, LossLogIndex
+from web.runs.plain_files import open_plain
 from web.runs.series import Series, put, thinned
 
 _CHUNK = 4 * 1024 * 1024
@@ -24,9 +26,8 @@ _NO_SERIES = frozenset({"step", "attempt", "time", "schema_version"})
 class MetricsIndex:
     """The metrics of one run. generation: changes when points that were read before no longer hold."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.generation = 0
+    def __init__(self, path: Path, generation: int = 0) -> None:
+        self.path, self.generation = path, generation
         self.series: dict[str, Series] = {}
         self._offset = 0
         self._attempt = 0
@@ -37,8 +38,10 @@ class MetricsIndex:
         """Read what has been written since the last look."""
         with self._lock:
             try:
-                info = self.path.stat()
+                info = self.path.lstat()
             except FileNotFoundError:
+                info = None
+            if info is None or not stat.S_ISREG(info.st_mode):
                 self._restart(None)
                 return
             if info.st_size < self._offset or info.st_ino != self._inode:
@@ -53,7 +56,7 @@ class MetricsIndex:
 
     def _read_on(self) -> None:
         rest = b""
-        with self.path.open("rb") as file:
+        with open_plain(self.path) as file:
             file.seek(self._offset)
             while chunk := file.read(_CHUNK):
                 whole, newline, rest = (rest + chunk).rpartition(b"\n")
@@ -113,10 +116,11 @@ class MetricsIndexes:
         loss_log = path.with_name(LOSS_LOG)
         with self._lock:
             index = self._known.get(path)
-            if index is None or (isinstance(index, LossLogIndex) and path.exists()):
-                foreign = loss_log.is_file() and not path.exists()
-                index = LossLogIndex(loss_log) if foreign else MetricsIndex(path)
-                self._known[path] = index
+            foreign = loss_log.is_file() and not path.exists()
+            if index is None or isinstance(index, LossLogIndex) != foreign:
+                generation = 0 if index is None else index.generation + 1
+                made = LossLogIndex(loss_log, generation) if foreign else MetricsIndex(path, generation)
+                index = self._known[path] = made
             self._known.move_to_end(path)
             while len(self._known) > self._most:
                 self._known.popitem(last=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from toolkit.runs.layout import RunFolder
 from web.runs.artifacts import STATES
 
-_STEP = re.compile(r"_(\d{9,})(?:\.\w+)?$", re.ASCII)
+_STEP = re.compile(r"_(\d{9,15})(?:\.\w+)?$", re.ASCII)
 _FILES = (".safetensors", ".pt")
 
 

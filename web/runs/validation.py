@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.text import percent
+from web.runs.plain_files import open_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class ValidationView:
 def validation_view(path: Path) -> ValidationView | None:
     """What a validation.json says; None without one that can be read, or before its second reading."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_plain(path) as file:
+            content = json.load(file)
         readings = content["readings"]
         first, last = readings[0], readings[-1]
         if first["step"] == last["step"]:
