@@ -35,6 +35,15 @@ STEERING = {
     "save": "save now, and go on",
     "sample": "draw previews now, and go on",
 }
+# Options that are not for everything: what they go with (None: running jobs), and how that is said.
+GOES_WITH: dict[str, tuple[tuple[str | None, ...], str]] = {
+    **dict.fromkeys(("full", "estimate", "probe"), (("check",), "--check, which runs nothing")),
+    **dict.fromkeys(("model", "vram", "trigger", "out"), (("new",), "--new")),
+    "json": (("check", "list", *STEERING), "--check, --status and --list"),
+    "recover": ((None,), "running jobs"),
+    "rescan": ((None, "check"), "running and checking jobs"),
+    "name": ((None, "check", "new"), "running and checking jobs, and --new"),
+}
 EPILOG = """exit codes: 0 all jobs completed; 1 a job failed; 2 a mistake on the command line, in a config or
 in the data; 3 a job was stopped early and left a checkpoint; 130 interrupted before that"""
 
@@ -88,22 +97,22 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _misuse(arguments: argparse.Namespace) -> str | None:
     """Why these options make no sense together, if they do not: none of them is ignored."""
-    given = {name for name, value in vars(arguments).items() if value not in (None, False, [])}
+    given = {
+        name
+        for name, value in vars(arguments).items()
+        if value is not None and value is not False and value != []
+    }
     alone = [name for name in ("check", "schema", "list", "new", *STEERING) if name in given]
     if len(alone) > 1:
         return f"{' and '.join(f'--{name}' for name in alone)} exclude each other"
     action = alone[0] if alone else None
     if action in (None, "check") and not arguments.config_file_list:
         return "give at least one job file, for example: python run.py config/examples/train_lora_sd15.yml"
-    if action not in (None, "check", "schema") and arguments.config_file_list:
+    if action not in (None, "check") and arguments.config_file_list:
         return f"--{action} takes no job file, but here is {arguments.config_file_list[0]}"
-    if given & {"estimate", "probe", "full"} and action != "check":
-        return "--estimate, --probe and --full go with --check, which runs nothing"
-    if "json" in given and action in (None, "new"):
-        return "--json goes with --check, --status and --list"
-    for name in ("model", "vram", "trigger", "out"):
-        if name in given and action != "new":
-            return f"--{name} goes with --new"
+    for name, (fit, told) in GOES_WITH.items():
+        if name in given and action not in fit:
+            return f"--{name} goes with {told}"
     if action == "new" and not arguments.model:
         return "--new needs --model, for example: python run.py --new my_pictures --model sd15"
     return None

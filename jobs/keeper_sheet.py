@@ -64,7 +64,7 @@ def draw_keeper_sheet(
     plain = section.sample.requests(section.trigger_word)
     requests = [build.drawable(request, section.model) for request in plain]
     rows = [(request, strength) for request in requests for strength in strengths]
-    folder = run.path / "keeper"
+    folder = run.keeper
     with atomic.reporting(folder):
         folder.mkdir(exist_ok=True)
 

@@ -38,6 +38,7 @@ def _estimate(section: TrainProcess, report: ProcessReport, probing: bool) -> li
     )
 
     from jobs.estimate import estimate
+    from toolkit.estimate.calibration import DEVICE_LOST
 
     try:
         with redirect_stdout(io.StringIO()):  # what libraries print would spoil --json
@@ -47,6 +48,9 @@ def _estimate(section: TrainProcess, report: ProcessReport, probing: bool) -> li
         report.notes += [f"no estimate: {problem}" for problem in error.problems]
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
         report.notes.append(f"no estimate: the model computes what depends on values ({error.func})")
+    except DEVICE_LOST as error:
+        said = str(error).partition("\n")[0]
+        report.notes.append(f"no estimate: the device failed while operations were timed ({said})")
     if report.estimate is not None:
         report.notes += report.estimate.notes
     return wrong

@@ -16,6 +16,7 @@ from toolkit.config_modules.documents import read_document
 from toolkit.config_modules.loading import LoadedJob, load_job, run_folder
 from toolkit.config_modules.lookup import find_config
 from toolkit.config_modules.process import CaptionProcess, DiffusionProcess, EvalProcess, TrainProcess
+from toolkit.data.dataset_list import is_list
 from toolkit.errors import Problem, UserError
 from toolkit.paths import resolve_path
 from toolkit.preflight.report import JobReport
@@ -96,7 +97,7 @@ def _pictures_of_broken(name: str, full: bool, progress: Progress | None) -> Ite
         except ValidationError:
             continue  # told already
         path = resolve_path(section.folder_path)
-        if path.is_dir() or (path.suffix == ".json" and path.exists()):
+        if path.is_dir() or (is_list(path) and path.is_file()):
             sections.append(section)
     shown = None if progress is None else progress("pictures")
     scans = build.scan_each(sections, size_multiple=_ANY_MULTIPLE, decode=full, progress=shown)

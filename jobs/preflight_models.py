@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from toolkit.config_modules.job import ModelProcess
@@ -18,7 +18,13 @@ from toolkit.models.file_keys import (
     without_rest,
 )
 from toolkit.models.geometry import read_json
-from toolkit.models.hub_cache import cached_snapshot, is_hub_id, missing_parts
+from toolkit.models.hub_cache import (
+    cached_snapshot,
+    is_hub_id,
+    loaded_weights,
+    missing_parts,
+    pipeline_parts,
+)
 from toolkit.paths import models_root, resolve_model
 from toolkit.preflight.report import ModelReport, ProcessReport
 from toolkit.preflight.weights import is_cut_off, read_header
@@ -88,7 +94,7 @@ def _check_model(  # noqa: PLR0917 - where to look, and where to put what is fou
     if local is not None and key == MODEL_KEY:
         found += _check_local(process, name, local)
     elif local is not None and key == EXTRAS_KEY:
-        found += _check_extras(name, local)
+        found += _check_extras(process.model, name, local)
     elif local is not None:
         found += _check_part(name, key, local)
 
@@ -141,6 +147,12 @@ def _check_file(name: str, key: str, path: Path) -> Iterator[Problem]:
     yield from _cut_off(name, key, [path])
 
 
+def _weights_of(folder: Path, without: Sequence[str] = ()) -> list[Path]:
+    """The weights that are loaded of a diffusers folder, but for some components."""
+    parts = pipeline_parts(read_json(folder / "model_index.json"))
+    return [file for part in parts if part not in without for file in loaded_weights(folder / part)]
+
+
 def _cut_off(name: str, key: str, files: Iterable[Path]) -> Iterator[Problem]:
     for file in files:
         if is_cut_off(file):
@@ -166,16 +178,19 @@ def _check_transformer(name: str, path: Path) -> Iterator[Problem]:
     if not (folder / "config.json").is_file():
         message = f"'{name}': holds no transformer: {folder / 'config.json'} is missing"
         yield Problem("model.load", message, key=MODEL_KEY)
-    yield from _cut_off(name, MODEL_KEY, sorted(folder.glob("*.safetensors")))
+    yield from _cut_off(name, MODEL_KEY, loaded_weights(folder))
 
 
-def _check_extras(name: str, path: Path) -> Iterator[Problem]:
+def _check_extras(model: ModelConfig, name: str, path: Path) -> Iterator[Problem]:
     """A folder that everything beside the transformer is taken from."""
     if path.is_file():
         message = f"'{name}': is a file; a diffusers folder or a hub id is needed"
         yield Problem("model.load", message, key=EXTRAS_KEY)
         return
-    yield from _cut_off(name, EXTRAS_KEY, sorted(path.glob("*/*.safetensors")))
+    elsewhere = ["transformer"]
+    elsewhere += [] if model.vae_path is None else ["vae"]
+    elsewhere += [] if model.te_name_or_path is None else ["text_encoder", "text_encoder_2"]
+    yield from _cut_off(name, EXTRAS_KEY, _weights_of(path, elsewhere))
 
 
 def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Problem]:
@@ -203,7 +218,7 @@ def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Probl
         message, remedy = other_pipeline(found, entry.title)
         yield Problem("model.load", f"'{name}': {message}", key=MODEL_KEY, remedy=remedy)
     elif not process.model.from_config:
-        yield from _cut_off(name, MODEL_KEY, sorted(path.glob("*/*.safetensors")))
+        yield from _cut_off(name, MODEL_KEY, _weights_of(path))
         for part in missing_parts(path):
             remedy = "to start from random weights set model.from_config: true"
             yield Problem(

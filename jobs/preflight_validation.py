@@ -33,13 +33,13 @@ def check_validation(
     """What a run would refuse its validation for; notes go into the report.
 
     full: pictures are compared, and copies count once; else only their number is known, which can only be
-    too high. Of a held-out folder or list the files are looked at; they are compared when the run starts.
+    too high.
     """
     wanted = process.held_out
     if wanted is None or not items:
         return []
     if wanted.fraction is None:
-        return _check_named(process, wanted, full)
+        return _check_named(process, wanted, items, report, full=full, progress=progress)
     try:
         pictures = split.pictures_of(items, progress) if full else _uncompared(items)
         withheld = split.hold_out(pictures.values(), wanted.fraction, wanted.seed)
@@ -52,8 +52,29 @@ def check_validation(
     return []
 
 
-def _check_named(process: TrainProcess, wanted: ValidationConfig, full: bool) -> list[Problem]:
-    """What is wrong with the files of a held-out folder or list; full: each is decoded."""
+def _check_named(
+    process: TrainProcess, wanted: ValidationConfig, items: Sequence[MediaItem], report: ProcessReport, *,
+    full: bool, progress: Callable[[int, int], None] | None,
+) -> list[Problem]:  # fmt: skip
+    """What is wrong with a held-out folder or list, or with how little of it is left."""
+    found, scanned = _scan_named(process, wanted, full)
+    if found:
+        return found
+    both = [*items, *scanned]
+    try:
+        pictures = split.pictures_of(both, progress) if full else _uncompared(both)
+        kept, notes = split.unlike(split.one_each(scanned), items, pictures)
+    except DatasetError as error:
+        return list(error.problems)
+    few = split.few_note(len({pictures[item.path].group for item in kept[: wanted.num_images]}))
+    report.notes += [*notes, *([few] if few else [])]
+    return []
+
+
+def _scan_named(
+    process: TrainProcess, wanted: ValidationConfig, full: bool
+) -> tuple[list[Problem], list[MediaItem]]:
+    """What is wrong with the files of a held-out folder or list, each decoded if full; and what is right."""
     multiple = build.size_multiple(process.model)  # the items are there, so the model is
     dataset = held_out_dataset(process, wanted)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,10 +82,10 @@ def _check_named(process: TrainProcess, wanted: ValidationConfig, full: bool) ->
         if wanted.items:
             path.write_text(listed_items(wanted), encoding="utf-8")
             dataset = of_listed(dataset, path)
-        scans = build.scan_each([dataset], size_multiple=multiple, decode=full)
-        found = [problem for _, scan in scans for problem in scan.problems]
+        ((_, scan),) = build.scan_each([dataset], size_multiple=multiple, decode=full)
     key = "validation.items" if process.validation else "train.validation_config.validation_items"
-    return [replace(each, file=None, key=key) if each.file == str(path) else each for each in found]
+    found = [replace(each, file=None, key=key) if each.file == str(path) else each for each in scan.problems]
+    return found, scan.items
 
 
 def held_out_dataset(process: TrainProcess, wanted: ValidationConfig) -> DatasetConfig:

@@ -238,11 +238,11 @@ def test_help_names_the_exit_codes_and_imports_little():
         assert words in result.stdout
 
 
-@pytest.mark.parametrize("option", [["--check"], ["--schema"]])
+@pytest.mark.parametrize("option", [["--check", "config/examples/generate.yml"], ["--schema"]])
 def test_check_and_schema_import_no_torch(option):
     code = (
         "import sys, run\n"
-        f"code = run.main([*{option!r}, 'config/examples/generate.yml'])\n"
+        f"code = run.main({option!r})\n"
         "assert code == 0 and 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
     )
     result = subprocess.run(
@@ -254,7 +254,14 @@ def test_check_and_schema_import_no_torch(option):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--full", "demo"], "--full go with --check"),
+        (["--full", "demo"], "--full goes with --check"),
+        (["--list", "--recover"], "--recover goes with running jobs"),
+        (["--check", "demo", "--recover"], "--recover goes with running jobs"),
+        (["--list", "--name", "x"], "--name goes with running and checking jobs, and --new"),
+        (["--status", "x", "--rescan"], "--rescan goes with running and checking jobs"),
+        (["--schema", "--json"], "--json goes with --check"),
+        (["--schema", "a.yml"], "--schema takes no job file"),
+        (["--list", "--vram", "0"], "--vram goes with --new"),
         (["--json", "demo"], "--json goes with --check"),
         (["--vram", "8", "demo"], "--vram goes with --new"),
         (["--stop", "a", "--save", "b"], "--stop and --save exclude each other"),

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs import build
 from jobs.estimate import estimate, sizes_of_epoch
+from jobs.look_closer import look_closer
+from jobs.preflight import check_files
 from jobs.scanning import scan_datasets
 from jobs.trained_model import load_trained_model
 from testing.job_helpers import run_cli, training_config
@@ -166,6 +169,20 @@ def test_what_does_not_fit_is_not_probed(folder: Path, monkeypatch: pytest.Monke
     scan = scan_datasets(section, size_multiple=build.size_multiple(section.model))
     found = estimate(section, scan.items, budget=0, probing=True)
     assert found.probe is None and any("not probed" in note for note in found.notes)
+
+
+@pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="torch before 2.8 has no name for it")
+def test_a_device_that_fails_is_a_note(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_args: object, **_options: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore of it")
+
+    monkeypatch.setattr("jobs.estimate.estimate", lost)
+    model = TINY_BUILDERS["sd15"](folder / "lost_model")
+    path = str(training_config(folder, model, "lost"))
+    (report,) = check_files([path], None, look_closer=look_closer)
+    assert report.all_problems == []
+    (note,) = [note for note in report.all_notes if note.startswith("no estimate")]
+    assert note.endswith("(CUDA error: an illegal memory access was encountered)")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import torch
 from testing.job_helpers import log, make_dataset, outcome, run_cli, train, training_config
 from testing.jobs.test_examples import EXAMPLES, NAMES, shortened
 from testing.tiny_models import TINY_BUILDERS, build_tiny_sd15
+from toolkit.errors import UserError
 from toolkit.runs.metrics import read_metrics
 from toolkit.training.optimizers import OPTIMIZERS
 from toolkit.training.out_of_memory import free_memory
@@ -87,7 +88,7 @@ def test_an_example_trains(tmp_path: Path, name: str) -> None:
     assert "memory of the GPU, at most" in (folder / "report.html").read_text()
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, model: Path) -> None:
+def test_a_run_that_ended_goes_on(tmp_path: Path, model: Path) -> None:
     path = training_config(tmp_path, model, device=CUDA, save={"save_every": 2})
     train(path)
     changed = path.read_text().replace("steps: 4", "steps: 6")
@@ -112,8 +113,9 @@ def test_when_nothing_fits_remedies_are_named(tmp_path: Path, model: Path) -> No
     make_dataset(tmp_path / "data", [LARGE] * 12)
     datasets = [{"folder_path": str(tmp_path / "data"), "resolution": 1024, "cache_latents": True}]
     path = training_config(tmp_path, model, device=CUDA, datasets=datasets, train={"batch_size": 4})
-    with pytest.raises(Exception, match=r"cheapest first|memory"):
+    with pytest.raises(UserError, match="memory") as caught:
         train(path)
+    assert all(problem.remedy for problem in caught.value.problems)
 
 
 def test_probe_and_estimate_agree(tmp_path: Path, model: Path) -> None:

@@ -126,6 +126,16 @@ def test_everything_wrong_is_said_at_once(write, tmp_path):
     assert (typo.key, typo.value, typo.remedy) == ("train.stepz", 3, "did you mean 'steps'?")
 
 
+@pytest.mark.parametrize("name", ["list.json", "list.JSONL"])
+def test_pictures_of_a_list_are_looked_at_in_a_broken_config_too(write, tmp_path, name):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    entry = json.dumps({"path": str(bad), "caption": "x"})
+    (tmp_path / name).write_text(entry if name.endswith("L") else f"[{entry}]")
+    path = write(train={"stepz": 3}, datasets=[{"folder_path": str(tmp_path / name), "resolution": 32}])
+    assert codes(check(path)) == ["config.unknown_key", "data.unreadable_image"]
+
+
 def test_captions_beyond_the_encoders_windows_are_named_with_their_pictures(write, tmp_path):
     path = write(sample={"prompts": ["a box " * 60]}, train={"disable_sampling": False})
     (tmp_path / "data" / "disk3.txt").write_text("a red circle " * 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -48,6 +49,37 @@ def test_weights_of_a_folder_that_end_too_early(tmp_path, left):
     assert file.name in problem.message
     assert "ends too early" in problem.message
     assert problem.remedy == "download it again"
+
+
+def test_weights_that_are_not_read_may_end_where_they_like(tmp_path):
+    model = build_tiny_sd15(tmp_path / "sd15")
+    (whole,) = (model / "unet").glob("*.safetensors")
+    (model / "safety_checker").mkdir()
+    not_read = [
+        model / "safety_checker" / "model.safetensors",
+        model / "unet" / "diffusion_pytorch_model.non_ema.safetensors",
+        model / "unet" / "diffusion_pytorch_model.fp16.safetensors",
+        model / "unet" / "old.safetensors",
+    ]
+    for path in not_read:
+        path.write_bytes(whole.read_bytes()[:-100])
+    assert problems(tmp_path, model) == []
+    shard = whole.with_name("diffusion_pytorch_model-00002-of-00002.safetensors")
+    shard.write_bytes(whole.read_bytes()[:-100])
+    names = {"a": shard.name, "b": whole.name}
+    shard.with_name(f"{whole.name}.index.json").write_text(json.dumps({"weight_map": names}))
+    (problem,) = problems(tmp_path, model)
+    assert shard.name in problem.message
+
+
+def test_of_half_precision_alone_its_files_are_looked_at(tmp_path):
+    model = build_tiny_sd15(tmp_path / "sd15")
+    (whole,) = (model / "unet").glob("*.safetensors")
+    half = whole.rename(whole.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert problems(tmp_path, model) == []
+    os.truncate(half, half.stat().st_size - 1)
+    (problem,) = problems(tmp_path, model)
+    assert half.name in problem.message
 
 
 def test_a_file_that_ends_too_early(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jobs.base_job import run_job
 from jobs.preflight import check_files
-from testing.job_helpers import training_config
+from testing.job_helpers import make_dataset, training_config
 from toolkit.config_modules.loading import load_job
 from toolkit.errors import DatasetError
 from toolkit.preflight.report import JobReport
@@ -92,3 +92,17 @@ def test_a_picture_listed_twice_is_told_at_its_key(tmp_path):
     (problem,) = check(path).all_problems
     assert (problem.code, problem.key, problem.file) == ("data.list", "validation.items", str(path))
     assert problem.line is not None and "is listed twice" in problem.message
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_too_little_that_is_held_out_is_told_as_the_run_tells_it(tmp_path, full):
+    held_out = tmp_path / "held_out"
+    make_dataset(held_out, [(32, 32)])
+    path = job(tmp_path, folder_path=str(held_out))
+    if not full:  # what looks like a trained picture is only told by comparing
+        Image.effect_noise((32, 32), 90).save(held_out / "disk0.png")
+    (problem,) = check(path, full=full).all_problems
+    with pytest.raises(DatasetError) as error:
+        run_job(load_job(path))
+    assert problem.code == "data.validation"
+    assert (problem.message, problem.remedy) == (error.value.problems[0].message, "hold out at least 2")

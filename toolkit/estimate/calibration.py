@@ -26,6 +26,10 @@ _LAYERS = 12  # of each kind, in which small operations are timed together
 _FRESH_BYTES = 2**27
 # With made-up values these may read beside their tensors, which a CPU refuses and a GPU does not survive.
 _NEEDS_VALUES = re.compile(r"attention.*backward|index|scatter|gather|embedding")
+# What a device that is lost to this process raises; torch has had a name for it since 2.8.
+DEVICE_LOST: tuple[type[Exception], ...] = tuple(
+    error for error in (getattr(torch, "AcceleratorError", None),) if error is not None
+)
 _MAX_BYTES = 2 * 10**9  # of an operation's tensors; larger ones are not tried
 
 
@@ -160,8 +164,8 @@ def _seconds(operation: Operation, device: torch.device) -> float | None:
     try:
         with torch.no_grad():
             return _repeat(call, clock(device))
-    except torch.AcceleratorError:
-        raise  # the device is lost to this process, which a RuntimeError would not say
+    except DEVICE_LOST:
+        raise  # nothing more can be timed there, which its parent RuntimeError would not say
     except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError):
         return None  # an index or a size that depends on values
 

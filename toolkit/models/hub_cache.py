@@ -10,6 +10,9 @@ from toolkit.models.geometry import read_json
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOOKS_LIKE_FILE = (".safetensors", ".ckpt", ".pt", ".bin")
 _WEIGHTS = (".safetensors", ".bin")
+# What diffusers and transformers call the weights of a component, and a part of those.
+_WEIGHT_NAME = re.compile(r"(?:diffusion_pytorch_model|model)[.-]")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 # Parts of a pipeline that are never downloaded: see toolkit.models.shared.hub.
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
 # Parts of a pipeline that have no weights.
@@ -55,6 +58,21 @@ def missing_parts(folder: Path) -> list[str]:
     if not index:
         return ["model_index.json"]
     return [part for part in pipeline_parts(index) if not _is_whole(folder / part)]
+
+
+def loaded_weights(folder: Path) -> list[Path]:
+    """The .safetensors files of a component that loading it reads: no other variants, nothing that lies about.
+
+    Of half precision alone, its files; with an index, those that it names.
+    """
+    files = [path for path in sorted(folder.glob("*.safetensors")) if _WEIGHT_NAME.match(path.name)]
+    plain = [path for path in files if "." not in path.stem]
+    chosen = plain or [path for path in files if ".fp16" in path.name]
+    named: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        shards = read_json(index).get("weight_map")
+        named |= set(map(str, shards.values())) if isinstance(shards, dict) else set()
+    return [path for path in chosen if not _SHARD.search(path.name) or path.name in named]
 
 
 def _is_whole(folder: Path) -> bool:

@@ -136,6 +136,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def keeper(self) -> Path:
+        """The pictures of the keeper sheet."""
+        return self.path / "keeper"
+
+    @property
     def keeper_sheet_path(self) -> Path:
         """Saves by strengths in one picture."""
         return self.path / "keeper_sheet.png"
@@ -156,7 +161,7 @@ class RunFolder:
 
         Raises RunError if the system refuses.
         """
-        for folder in (self.path, self.samples):
+        for folder in (self.path, self.samples, self.keeper):
             for part in folder.glob(".*.part"):
                 if not part.name.startswith(f".{self.lock_path.name}."):  # of one who asks for the lock
                     atomic.remove(part)
