@@ -150,6 +150,9 @@ class DatasetReport(_Part):
     mean_loss: float | None
     median_loss: float | None
     log_ratio: Interval | None = Field(None, description="Mean over images, bootstrap interval over them.")
+    median_log_ratio: float | None = Field(
+        None, description="What captions here usually gain: above 0 the scale of caption_does_nothing."
+    )
     base_log_ratio: Interval | None = None
     share_helped: float | None = Field(None, description="Images whose caption helped, in [0, 1].")
     retrieval_top1: float | None = Field(

@@ -304,6 +304,7 @@ def dataset_report(path: str, num_images: int, images: Iterable[ImageReport], *,
         mean_loss=plain.fmean(losses) if losses else None,
         median_loss=plain.median(losses) if losses else None,
         log_ratio=interval(bootstrap_interval(gains, seed=seed)) if gains else None,
+        median_log_ratio=plain.median(gains) if gains else None,
         base_log_ratio=interval(bootstrap_interval(base, seed=seed)) if base else None,
         share_helped=sum(gain > 0 for gain in gains) / len(gains) if gains else None,
         retrieval_top1=sum(rank == 1 for rank in ranks) / len(ranks) if ranks else None,
@@ -370,9 +371,9 @@ class _Draws:
 
 def usefulness_note(found: DatasetReport) -> str:
     """A line for a data set whose captions as a whole do not help the model; empty if they do."""
-    if found.share_helped is None or found.share_helped > 0.5:
+    if found.share_helped is None or found.median_log_ratio is None or found.median_log_ratio > 0:
         return ""
     return (
-        f"{found.path}: {found.share_helped:.0%} of the captions help; where at most half do, what captions "
-        "usually gain is nothing, and none is flagged as doing nothing: the model may not know what they say"
+        f"{found.path}: {found.share_helped:.0%} of the captions help, and what captions here usually gain is "
+        "nothing, so that none is flagged as doing nothing: the model may not know what they say"
     )

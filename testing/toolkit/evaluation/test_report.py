@@ -342,7 +342,8 @@ def test_a_report_of_ten_thousand_images_is_made_in_minutes(items, outcomes):
 
 def test_captions_that_as_a_whole_do_not_help_are_told():
     whole = {"path": "pets", "num_images": 4, "num_measured": 4, "mean_loss": 1.0, "median_loss": 1.0}
-    assert usefulness_note(DatasetReport(**whole, share_helped=0.75)) == ""
+    assert usefulness_note(DatasetReport(**whole, share_helped=0.75, median_log_ratio=0.1)) == ""
+    assert usefulness_note(DatasetReport(**whole, share_helped=0.5, median_log_ratio=0.1)) == ""
     assert usefulness_note(DatasetReport(**whole)) == ""
-    note = usefulness_note(DatasetReport(**whole, share_helped=0.25))
+    note = usefulness_note(DatasetReport(**whole, share_helped=0.25, median_log_ratio=-0.1))
     assert note.startswith("pets: 25% of the captions help") and "doing nothing" in note
