@@ -21,12 +21,12 @@ from toolkit.data.items import MediaItem
 from toolkit.errors import JobStopped, ModelError, Problem
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
-from toolkit.evaluation.draws_layout import BLOCK, LAYOUT, draws_of_noises
+from toolkit.evaluation.draws_layout import BLOCK, LAYOUT
 from toolkit.evaluation.edits import Edit
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
 from toolkit.evaluation.measure import Measured, Subject, content_of, measure
 from toolkit.evaluation.records import Record, RecordFile
-from toolkit.evaluation.statistics import Floats, e_bh, e_process, estimate, log_ratios
+from toolkit.evaluation.statistics import Floats, e_bh, e_process, estimate_over_levels, log_ratios
 from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning
 
@@ -34,6 +34,7 @@ OWN, BLANK, ABLATED, BASE = "own", "blank", "ablated", "base"
 OTHER = "other:"
 EDITED = "edit:"
 MAIN_STAGE, BASE_STAGE, EDIT_STAGE = "main", "base", "edits"
+_NORMAL_REACH = 1.96  # standard errors, to either side of a 95 % interval where the error is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class Settings:
     """What is measured for every image, and when enough is.
 
     num_draws: draws of each image, the most where a target is set. ablation, blank: the conditions beside the
-    own caption. num_others: captions of other images. target_se: stop an image when the standard error of
-    its mean log ratio is this small; target_q: when it is found to hurt at this false
-    discovery rate, or to help.
+    own caption. num_others: captions of other images. target_se: stop an image when its mean log ratio is as
+    surely known as with this standard error (by its 95 % interval); target_q: when it is found to hurt at
+    this false discovery rate, or to help.
     """
 
     design: Design = field(default_factory=Design)
@@ -273,8 +274,9 @@ class Evaluator:
         if not outcome.item.caption:
             return True  # its own caption is the empty one: there is no difference to find
         if self.settings.target_se is not None:
-            known = estimate(gains, draws_of_noises(len(gains)))
-            if known.se <= self.settings.target_se:
+            known = estimate_over_levels(gains, outcome.t)
+            # By the interval, which of few draws is wider than their error says: it too is poorly known.
+            if known.high - known.low <= 2 * _NORMAL_REACH * self.settings.target_se:
                 return True
         if self.settings.target_q is None:
             return False

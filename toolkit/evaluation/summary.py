@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy
 
-from toolkit.evaluation.draws_layout import draws_of_noises
 from toolkit.evaluation.flags import (
     Measurement,
     Reason,
@@ -42,7 +41,7 @@ from toolkit.evaluation.statistics import (
     conformal_p,
     e_process,
     e_q_values,
-    estimate,
+    estimate_over_levels,
     log_ratios,
     q_values,
     rank_among,
@@ -162,7 +161,7 @@ def interval(found: Estimate) -> Interval:
 
 def _effects(outcome: Outcome, context: Context) -> ImageReport:
     """Everything about one image that needs no other."""
-    item, units = outcome.item, draws_of_noises(outcome.num_draws)
+    item = outcome.item
     own = outcome.of("own")
     blank = outcome.of("blank") if "blank" in outcome.names else None
     ablated = outcome.of("ablated") if "ablated" in outcome.names else None
@@ -183,16 +182,16 @@ def _effects(outcome: Outcome, context: Context) -> ImageReport:
     against = ablated if ablated is not None else blank
     if against is not None:
         report.ablation_delta = float((against - own).mean())
-        report.ablation_delta_interval = interval(estimate(against - own, units))
+        report.ablation_delta_interval = interval(estimate_over_levels(against - own, outcome.t))
     if blank is not None and item.caption:
         gains = log_ratios(blank, own)
-        report.log_ratio = interval(estimate(gains, units))
+        report.log_ratio = interval(estimate_over_levels(gains, outcome.t))
         report.p_value = anytime_p(gains) if context.stopping else signed_rank_p(gains)
         report.e_value = float(e_process(gains)[-1])
     _compare_with_others(report, outcome, own, anytime_p if context.stopping else signed_rank_p)
     _add_edits(report, outcome, suggest=context.suggest)
     if outcome.base_losses is not None:
-        known = estimate(log_ratios(outcome.base_losses, own), units)
+        known = estimate_over_levels(log_ratios(outcome.base_losses, own), outcome.t)
         report.base = BaseReport(loss=float(outcome.base_losses.mean()), log_ratio=interval(known))
     return report
 
@@ -374,6 +373,6 @@ def usefulness_note(found: DatasetReport) -> str:
     if found.share_helped is None or found.median_log_ratio is None or found.median_log_ratio > 0:
         return ""
     return (
-        f"{found.path}: {found.share_helped:.0%} of the captions help, and what captions here usually gain is "
-        "nothing, so that none is flagged as doing nothing: the model may not know what they say"
+        f"{found.path}: {found.share_helped:.0%} of the captions help, and what captions here usually gain "
+        "is nothing, so that none is flagged as doing nothing: the model may not know what they say"
     )

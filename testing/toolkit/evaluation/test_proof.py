@@ -33,11 +33,11 @@ from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.evaluate import Evaluator, Outcome, Settings
-from toolkit.evaluation.measure import Subject, measure
+from toolkit.evaluation.measure import Measured, Subject, measure
 from toolkit.evaluation.preparing import edits_of
 from toolkit.evaluation.records import RecordFile
 from toolkit.evaluation.report import Report
-from toolkit.evaluation.statistics import anytime_p, auroc, log_ratios, signed_rank_p
+from toolkit.evaluation.statistics import anytime_p, auroc, estimate_over_levels, log_ratios, signed_rank_p
 from toolkit.evaluation.summary import Context, summarise
 from toolkit.model_utils import load_model_for_inference
 from toolkit.prompt_utils import Conditioning
@@ -254,7 +254,7 @@ def test_fifty_steps_of_fine_tuning_show_on_what_was_trained(tmp_path):
     assert paired > raw
 
 
-def test_p_values_hold_on_the_draws_of_a_real_model(model, tmp_path):
+def test_p_values_and_errors_hold_on_the_draws_of_a_real_model(model, tmp_path):
     """Two captions of other images, their mean difference taken off: no effect over the schedule is left."""
     drawings = unseen(8)
     place = write(tmp_path / "drawings", drawings, [drawing.caption for drawing in drawings])
@@ -264,7 +264,9 @@ def test_p_values_hold_on_the_draws_of_a_real_model(model, tmp_path):
     for index, item in enumerate(items):
         others = [encodings.prompt(items[(index + by) % len(items)].caption) for by in (3, 5)]
         subjects.append(Subject(item, encodings.latents(item), others))
-    effects = numpy.stack([_effects(model, subjects, Design(seed=seed)) for seed in range(seeds)])
+    measured = [measure(model, subjects, range(16), Design(seed=seed)) for seed in range(seeds)]
+    effects = numpy.stack([_effects(each) for each in measured])
+    _check_errors(effects, numpy.stack([each.t.double().numpy() for each in measured]))
     effects -= effects.mean((0, 2), keepdims=True)
     for p_of in (signed_rank_p, anytime_p):
         found = numpy.array([p_of(sign * draws) for draws in effects.reshape(-1, 16) for sign in (1, -1)])
@@ -273,7 +275,23 @@ def test_p_values_hold_on_the_draws_of_a_real_model(model, tmp_path):
             assert (found <= level).mean() <= level + 3 * error, (p_of.__name__, level)
 
 
-def _effects(model, subjects: list[Subject], design: Design) -> numpy.ndarray:
+def _effects(measured: Measured) -> numpy.ndarray:
     """By how much the second caption of each subject fits better, in every draw (B, 16)."""
-    losses = measure(model, subjects, range(16), design).losses.double().numpy()
+    losses = measured.losses.double().numpy()
     return log_ratios(losses[:, 1], losses[:, 0])
+
+
+def _check_errors(effects: numpy.ndarray, levels: numpy.ndarray) -> None:
+    """Reported errors of the means are those that other seeds show; both (S, B, 16)."""
+    found = [
+        [estimate_over_levels(row, t) for row, t in zip(*of_seed, strict=True)]
+        for of_seed in zip(effects, levels, strict=True)
+    ]
+    true = math.sqrt((effects.mean(2).std(0, ddof=1) ** 2).mean())
+    reported = math.sqrt(numpy.mean([each.se**2 for row in found for each in row]))
+    truth = effects.mean((0, 2))
+    covered = numpy.mean([[each.low <= mean <= each.high for each, mean in zip(row, truth, strict=True)]
+                          for row in found])  # fmt: skip
+    print(f"error of a mean of 16 draws: reported {reported:.4f}, true {true:.4f}; covered {covered:.3f}")  # noqa: T201
+    assert 0.9 * true <= reported <= 1.5 * true
+    assert covered >= 0.93

@@ -9,6 +9,7 @@ import numpy
 import pytest
 import scipy.stats
 
+from toolkit.evaluation.draws_layout import draws_of_noises, van_der_corput
 from toolkit.evaluation.statistics import (
     anytime_p,
     auroc,
@@ -18,6 +19,7 @@ from toolkit.evaluation.statistics import (
     e_process,
     e_q_values,
     estimate,
+    estimate_over_levels,
     log_ratios,
     q_values,
     rank_among,
@@ -54,6 +56,43 @@ def test_intervals_cover_the_truth():
     ]
     # Standard error of the share: 0.005.
     assert numpy.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def levels_of(rotation: float, count: int) -> numpy.ndarray:
+    return 1.0 - (numpy.array([van_der_corput(draw) for draw in range(count)]) + rotation) % 1.0
+
+
+@pytest.mark.parametrize("count", [8, 16, 32])
+def test_how_values_change_with_the_level_is_no_error(count):
+    """Noise of 0.1 around a curve over the levels that is ten times as high."""
+    draws, truth = rng(4), 2 / math.pi
+    means, found = [], []
+    for _ in range(1000):
+        t = levels_of(draws.random(), count)
+        values = numpy.sin(math.pi * t) + draws.normal(0, 0.1, count)
+        means.append(values.mean())
+        found.append(estimate_over_levels(values, t))
+    true = numpy.std(means, ddof=1)
+    reported = math.sqrt(numpy.mean([each.se**2 for each in found]))
+    # Neighbours of few levels still differ by the curve's slope, in the mean square (pi / sqrt 2)^2.
+    slope = (math.pi / math.sqrt(2) / count) ** 2 / 2
+    assert reported == pytest.approx(math.sqrt((0.1**2 + slope) / count), rel=0.1)
+    assert true == pytest.approx(0.1 / math.sqrt(count), rel=0.1)
+    assert numpy.mean([each.low <= truth <= each.high for each in found]) >= 0.94
+    assert [each.mean for each in found] == pytest.approx(means)
+
+
+def test_the_mean_square_successive_difference_by_hand():
+    found = estimate_over_levels([1.0, 5.0, 2.0], [0.1, 0.9, 0.5])  # in order: 1, 2, 5
+    assert found.se == pytest.approx(math.sqrt((1 + 9) / 4 / 3))
+    reach = scipy.stats.t.ppf(0.975, 8 / 5) * found.se
+    assert (found.low, found.high) == pytest.approx((8 / 3 - reach, 8 / 3 + reach))
+
+
+def test_at_one_level_the_draws_of_a_noise_are_one_observation():
+    values = rng(5).normal(0, 1, 8)
+    assert estimate_over_levels(values, [0.5] * 8) == estimate(values, draws_of_noises(8))
+    assert estimate_over_levels([1.0], [0.5]).se == math.inf
 
 
 def test_signed_rank_p_by_counting_every_pattern_of_signs():
