@@ -32,6 +32,17 @@ if ((Test-Path $pidFile) -and (Test-Web (Get-Content $pidFile))) {
     exit 0
 }
 
+# Asked at the address it listens on; 0.0.0.0 and :: are reached at this machine's own.
+$ask = switch ($HostAddress) { "0.0.0.0" { "127.0.0.1" } "::" { "[::1]" } default { $HostAddress } }
+if ($ask -match ":" -and $ask -notmatch "^\[") { $ask = "[$ask]" }
+# Else the answer of another server would be taken for this one's.
+$probe = New-Object Net.Sockets.TcpClient
+try { $probe.Connect($ask.Trim("[", "]"), [int]$Port) } catch { } finally { $taken = $probe.Connected; $probe.Dispose() }
+if ($taken) {
+    [Console]::Error.WriteLine("port $Port is in use by another program: stop it, or set AI_TOOLKIT_PORT")
+    exit 1
+}
+
 $options = @{
     FilePath = $python; ArgumentList = @("-m", "web", "--host", $HostAddress, "--port", $Port)
     WindowStyle = "Hidden"; PassThru = $true; RedirectStandardOutput = "$log.out"; RedirectStandardError = $log
@@ -39,9 +50,6 @@ $options = @{
 $server = Start-Process @options
 $server.Id | Set-Content $pidFile
 
-# Asked at the address it listens on; 0.0.0.0 and :: are reached at this machine's own.
-$ask = switch ($HostAddress) { "0.0.0.0" { "127.0.0.1" } "::" { "[::1]" } default { $HostAddress } }
-if ($ask -match ":" -and $ask -notmatch "^\[") { $ask = "[$ask]" }
 $address = "http://${ask}:$Port$(Get-Setting "AI_TOOLKIT_ROOT_PATH" '')"
 foreach ($try in 1..120) {
     if ($server.HasExited) {

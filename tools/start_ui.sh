@@ -26,12 +26,20 @@ if [ -s "$pid_file" ] && runs_web "$(cat "$pid_file")"; then
     exit 0
 fi
 
+# Asked at the address it listens on; 0.0.0.0 and :: are reached at this machine's own.
+case "$host" in 0.0.0.0) ask=127.0.0.1 ;; ::) ask="[::1]" ;; *:*) ask="[$host]" ;; *) ask="$host" ;; esac
+# Else the answer of another server would be taken for this one's.
+taken='import socket, sys
+socket.create_connection((sys.argv[1].strip("[]"), int(sys.argv[2])), timeout=2)'
+if "$python" -c "$taken" "$ask" "$port" >/dev/null 2>&1; then
+    echo "port $port is in use by another program: stop it, or set AI_TOOLKIT_PORT" >&2
+    exit 1
+fi
+
 nohup "$python" -m web --host "$host" --port "$port" >>"$log" 2>&1 </dev/null &
 pid=$!
 echo "$pid" >"$pid_file"
 
-# Asked at the address it listens on; 0.0.0.0 and :: are reached at this machine's own.
-case "$host" in 0.0.0.0) ask=127.0.0.1 ;; ::) ask="[::1]" ;; *:*) ask="[$host]" ;; *) ask="$host" ;; esac
 check='import sys, urllib.request as r
 r.build_opener(r.ProxyHandler({})).open(sys.argv[1], timeout=2)'
 for _ in $(seq 120); do

@@ -55,6 +55,9 @@ def make(page: Any) -> None:
 
 def watch_and_stop(page: Any) -> int:
     """Follow the job to some step and stop it there; the step that it stopped at."""
+    early, compared = page.context.new_page(), page.context.new_page()
+    early.goto(f"{page.url}/loss")
+    compared.goto(f"/compare?job={page.url.rpartition('/')[2]}")
     wait_for_state(page, "running")
     expect(page.locator("#log")).to_contain_text("Training", timeout=TRAINS)
     expect(page.locator("#job-head")).to_contain_text(re.compile(r"step ([2-9]\d|\d{3}) of"), timeout=TRAINS)
@@ -65,7 +68,12 @@ def watch_and_stop(page: Any) -> int:
     page.click("#do-stop-save")
     for tab in (page, other):  # a second tab tells the truth too, without being touched
         wait_for_state(tab, "stopped")
-    other.close()
+    compared.locator("#runs .badge.stopped").wait_for()
+    compared.locator("#pictures img").first.wait_for()
+    early.locator("#chart canvas").wait_for()  # there was nothing to draw when it was opened
+    for tab in (other, compared, early):
+        tab.close()
+    page.bring_to_front()
     return step_of(page)
 
 

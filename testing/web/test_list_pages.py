@@ -61,6 +61,21 @@ def test_a_neighbour_is_one_on_the_same_devices(client, services, config):
     assert order(services, ids) == "bax"
 
 
+def test_jobs_of_a_device_that_is_gone_are_shown_and_told(client, services, config):
+    (job_id,) = waiting(services, config, "w").values()
+    waits = set_columns(services, services.store.get(job_id), devices="gpu:7")
+    runs = set_columns(services, running_job(services, config("runs")), devices="gpu:0,gpu:7")
+    for headers in (HTML, HTMX):
+        text = client.get("/jobs", headers=headers).text
+        assert "Devices that are not here" in text
+        stranded = text.partition("Devices that are not here")[2].partition('id="others"')[0]
+        assert all(f"/jobs/{job.id}" in stranded for job in (waits, runs))
+        assert "This machine has gpu:0" in stranded
+    for job in (waits, runs):
+        set_columns(services, job, devices="gpu:0")
+    assert "Devices that are not here" not in client.get("/jobs", headers=HTML).text
+
+
 def test_a_queue_is_started_and_stopped(client, services, config):
     waiting(services, config, "a")
     assert "start the queue to run them" in client.get("/jobs").text

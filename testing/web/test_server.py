@@ -146,6 +146,11 @@ def test_the_scripts_start_it_in_the_background_and_stop_it(tmp_path):
         assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).json() == {"status": "ok"}
         assert (tmp_path / "data" / "web.pid").exists() and (tmp_path / "data" / "web.log").exists()
         assert "already running" in script("start_ui.sh").stdout
+        variables["AI_TOOLKIT_DATA"] = str(tmp_path / "other")  # of another server for the same port
+        second = script("start_ui.sh")
+        assert second.returncode == 1 and f"port {port} is in use by another program" in second.stderr
+        assert not (tmp_path / "other" / "web.pid").exists()
+        variables["AI_TOOLKIT_DATA"] = str(tmp_path / "data")
     finally:
         stopped = script("stop_ui.sh")
     assert "stopped" in stopped.stdout and not (tmp_path / "data" / "web.pid").exists()

@@ -112,6 +112,19 @@ class Lanes:
         with self.database.read() as connection:
             return [job_of(row) for row in connection.execute(query.limit(limit))]
 
+    def stranded(self, limit: int = 100) -> list[Job]:
+        """Jobs that wait or run on a device that this machine does not have, or no longer has."""
+        return self.database.memo.get(("stranded", limit), lambda: self._stranded(limit))
+
+    def _stranded(self, limit: int) -> list[Job]:
+        concerned = jobs.c.status.in_(["queued", *ACTIVE])
+        with self.database.read() as connection:
+            sets = connection.execute(select(jobs.c.devices).where(concerned).distinct()).scalars()
+            lost = [devices for devices in sets if not set(devices.split(",")) <= set(self.devices)]
+            query = select(jobs).where(concerned, jobs.c.devices.in_(lost))
+            query = query.order_by(jobs.c.position, jobs.c.id).limit(limit)
+            return [job_of(row) for row in connection.execute(query)] if lost else []
+
     def last_position(self, tx: Transaction) -> int:
         """The position behind every job that waits, within a write that puts one there."""
         last = tx.execute(select(func.max(jobs.c.position)).where(jobs.c.status == "queued")).scalar()

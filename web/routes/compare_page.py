@@ -49,6 +49,7 @@ def compare_page(
         "chosen": chosen, "listed": [each for each in listed if _has_run(each) and each not in chosen],
         "q": q, "most": MOST, "steps": steps, "step": at, "rows": _rows(chosen, grids, at),
         "differences": _differences(services, chosen),
+        "here": [*(("job", each) for each in ids), *([("step", step)] if step is not None else [])],
     }  # fmt: skip
     return services.pages.page(request, "compare.html", context)
 

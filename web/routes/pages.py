@@ -45,6 +45,7 @@ def jobs_page(
     context = {
         "jobs": found, "q": q or "", "statuses": status or [], "states": STATES, "searches": searches,
         "lanes": [] if searches else lane_views(services), "counts": count_jobs(services.database),
+        "stranded": [] if searches else services.lanes.stranded(), "devices": services.lanes.devices,
         "pairs": pairs, "here": [*pairs, *([("cursor", cursor)] if cursor else [])],
         "older": [*pairs, ("cursor", following)] if following else None,
     }  # fmt: skip

@@ -1,6 +1,14 @@
 // The curves of one run, which grow while it trains.
 "use strict";
 (function () {
+  const waiting = document.getElementById("no-curves");
+  if (!waiting) return;
+  onBell([`job-${waiting.dataset.job}`], async () => {
+    const page = await fetch(location.href, { credentials: "same-origin", headers: { Accept: "text/html" } });
+    if ((await page.text()).includes('id="chart"')) location.reload();
+  }, 3000);
+})();
+(function () {
   const box = document.getElementById("chart");
   if (!box || typeof uPlot === "undefined") return;
   const key = `curves-${box.dataset.job}`;
