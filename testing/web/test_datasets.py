@@ -140,22 +140,26 @@ def test_the_trash_can_be_emptied_and_takes_no_paths(client, pets, settings):
     assert list((settings.data_root / "trash").iterdir()) == []
 
 
-def test_a_dataset_that_a_running_job_reads_stays(client, services, pets, config):
+def test_a_dataset_that_a_job_reads_stays(client, services, settings, pets, config):
     text = config()
     datasets = f"datasets: [{{folder_path: {pets}, resolution: [32]}}]\n"
     text = text[: text.index("datasets:")] + datasets + text[text.index("      network:") :]
     services.settings.output_root.mkdir(exist_ok=True)
     made = client.post("/api/jobs", json={"config_yaml": text}).json()
     assert client.post(f"/api/jobs/{made['id']}/enqueue").status_code == 202
-    assert client.patch("/api/datasets/pets", json={"name": "pets2"}).status_code == 200  # it only waits
-    client.patch("/api/datasets/pets2", json={"name": "pets"})
-    assert services.lanes.claim().id == made["id"]
-    for response in (
-        client.delete("/api/datasets/pets"),
-        client.patch("/api/datasets/pets", json={"name": "x"}),
-    ):
-        assert response.status_code == 409 and "small" in response.json()["error"]
+    make_dataset(settings.datasets_root, "pet")  # whose name only begins like the other
+    assert client.delete("/api/datasets/pet").status_code == 204
+    for does in ("waits", "runs"):
+        for response in (
+            client.delete("/api/datasets/pets"),
+            client.patch("/api/datasets/pets", json={"name": "x"}),
+        ):
+            assert response.status_code == 409 and f"the job small {does}" in response.json()["error"]
+        if does == "waits":
+            assert services.lanes.claim().id == made["id"]
     assert pets.is_dir()
+    services.store.finish(services.store.get(made["id"]), "stopped", "it was")
+    assert client.delete("/api/datasets/pets").status_code == 204
 
 
 # -- pictures ----------------------------------------------------------------------------------------------

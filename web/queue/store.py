@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from web.database import Database, Transaction
@@ -152,6 +153,18 @@ class JobStore:
             tx.execute(delete(jobs).where(jobs.c.id == job_id))
             tx.touch("jobs", f"deleted-{job_id}")
         return job
+
+    def namer_of(self, paths: Sequence[str]) -> Job | None:
+        """A job that waits or runs and whose config, as it was enqueued, names one of these; or None."""
+        named = or_(*(func.instr(configs.c.snapshot, path) > 0 for path in paths))
+        concerned = jobs.c.status.in_(["queued", *ACTIVE])
+        query = select(jobs.c.id, configs.c.snapshot).join(configs, configs.c.job_id == jobs.c.id)
+        # Not another folder whose name only begins like this.
+        whole = re.compile("|".join(rf"{re.escape(path)}(?![\w.-])" for path in paths))
+        with self.database.read() as connection:
+            found = connection.execute(query.where(concerned, named))
+            job_id = next((row.id for row in found if whole.search(row.snapshot)), None)
+        return None if job_id is None else self.get(job_id)
 
     def user_of(self, run_folder: str, except_id: str) -> str | None:
         """The name of another job that writes the same run folder, or None."""

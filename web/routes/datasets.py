@@ -17,7 +17,6 @@ from web.evaluations.reports import ReportInfo
 from web.models import errors
 from web.problems import conflict
 from web.queue.jobs import iso
-from web.queue.lanes import active_jobs
 from web.services import Served, Services
 
 router = APIRouter(prefix="/api", tags=["datasets"], responses=errors())
@@ -39,14 +38,14 @@ def newest_reports(services: Services) -> dict[Path, ReportInfo]:
 
 
 def check_unused(services: Services, name: str) -> None:
-    """Raise 409 if a job that runs names the folder of a dataset."""
+    """Raise 409 if a job that runs or waits names the folder of a dataset."""
     folder = library_of(services).folder(name)
-    for job in active_jobs(services.database):
-        snapshot = services.store.snapshot(job.id)
-        if snapshot is not None and (
-            str(folder) in snapshot[0] or f"{folder.parent.name}/{name}" in snapshot[0]
-        ):
-            raise conflict(f"the job {job.name} runs and may use this dataset; stop it first")
+    user = services.store.namer_of([str(folder), f"{folder.parent.name}/{name}"])
+    if user is not None:
+        does, remedy = "runs", "stop it first"
+        if user.status == "queued":
+            does, remedy = "waits", "take it out of the queue first"
+        raise conflict(f"the job {user.name} {does} and may use this dataset; {remedy}")
 
 
 def dataset_json(services: Services, summary: DatasetSummary, report: ReportInfo | None) -> DatasetOut:
