@@ -320,6 +320,26 @@ def test_accelerate_is_put_before_the_program(queue):
                             str(folder.config_path), "--name=one"]  # fmt: skip
 
 
+def test_under_accelerate_a_run_ends_as_it_says_itself(settings, config, tmp_path):
+    program = tmp_path / "program.py"  # accelerate starts files only
+    program.write_text(
+        f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"runpy.run_path({str(ROOT / 'testing/torture/stand_in.py')!r}, run_name='__main__')\n"
+    )
+    queue = Queue(replace(settings, command=(sys.executable, str(program))), config)
+    try:
+        job = queue.add(launcher={"accelerate": 1}, steps=5000, seconds=0.02)
+        fails = queue.add("fails", devices=("gpu:0",), launcher={"accelerate": 1}, steps=1, exit=2)
+        queue.until(lambda: queue.get(job).step >= 2, seconds=60)
+        queue.services.lanes.stop("cpu:0")
+        actions.stop_job(queue.services, job.id, "save", requeue=True)
+        assert queue.until_status(job, "queued", "failed").status == "queued"
+        failed = queue.until_status(fails, "failed")
+        assert (failed.exit_code, failed.reason) == (2, "it was told to fail")
+    finally:
+        queue.close()
+
+
 @pytest.mark.slow
 def test_a_real_training_saves_stops_and_goes_on(settings, config):
     queue = Queue(settings, config)

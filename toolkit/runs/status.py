@@ -17,7 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from toolkit.errors import EXIT_FAILURE, EXIT_STOPPED, JobStopped, RunError, UserError
+from toolkit.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    JobStopped,
+    RunError,
+    UserError,
+)
 from toolkit.runs import atomic
 from toolkit.runs.layout import SCHEMA_VERSION, check_schema
 from toolkit.runs.process import ProcessIdentity, this_process
@@ -104,8 +111,10 @@ class StatusWriter:
             return
         if error is None:
             self.finish("finished", code=0)
-        elif isinstance(error, JobStopped | KeyboardInterrupt):
-            self.finish("stopped", code=EXIT_STOPPED, error=[str(error) or "interrupted"])
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("stopped", code=EXIT_INTERRUPTED, error=["interrupted"])
+        elif isinstance(error, JobStopped):
+            self.finish("stopped", code=EXIT_STOPPED, error=[str(error) or "stopped"])
         else:
             code = error.exit_code if isinstance(error, UserError) else EXIT_FAILURE
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

@@ -21,6 +21,7 @@ from web.database import Database
 from web.environment import job_environment
 from web.launchers.attempt import AttemptFolder
 from web.launchers.base import Evidence, Launcher, LaunchSpec
+from web.launchers.last_words import last_words
 from web.launchers.local import command_line
 from web.preferences import Preferences
 from web.queue.endings import Ending, ending_of
@@ -183,10 +184,13 @@ class Supervisor:
     def _finish(self, job: Job, seen: Evidence) -> None:
         watch = self.watch(job)
         status = watch.status()
-        said = self.folder(job).last_line()
+        words = last_words(self.folder(job).last_output())
         if seen.exit is None and status is not None and status.exit is not None and not watch.is_over():
             status = replace(status, exit=None)  # one of several runs ended well, and then the rest vanished
-        ending = ending_of(seen.exit, status, job.stop_mode, said=said, rebooted=seen.rebooted)
+        ending = ending_of(
+            seen.exit, status, job.stop_mode, said=words.line, rebooted=seen.rebooted,
+            passed_on=words.exit if job.launcher.get("accelerate") else None,
+        )  # fmt: skip
         watch.forget_commands()
         self._stopper.forget(job)
         self._printed.pop(job.id, None)
