@@ -19,7 +19,7 @@ import yaml
 
 from toolkit.errors import EXIT_STOPPED, JobStopped
 from toolkit.runs import atomic
-from toolkit.runs.commands import CommandBox, StopRequest
+from toolkit.runs.commands import CommandBox, StopRequest, start_of_attempt
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.lock import RunLock
 from toolkit.runs.metrics import MetricsWriter
@@ -56,7 +56,7 @@ def run(folder: RunFolder, wanted: dict) -> int:
         ) as status,
     ):  # fmt: skip
         box = CommandBox(folder.commands)
-        box.clear()
+        box.clear(before=start_of_attempt())
         stop = StopRequest(box)
         with stop.install():
             sys.stdout.write(f"attempt {metrics.attempt} from step {start}\n")

@@ -153,6 +153,18 @@ def test_save_and_sample_reach_the_run(queue):
     assert {"save asked for", "sample asked for"} <= set(reasons(queue, job))
 
 
+def test_what_is_asked_for_while_a_run_starts_is_not_lost(queue):
+    job = queue.add(steps=3)
+    queue.until_status(job, "completed")
+    (queue.run_folder(job) / "step.txt").unlink()
+    actions.enqueue_job(queue.services, job.id)
+    queue.services.supervisor.tick()
+    assert queue.get(job).status == "starting"
+    actions.command_job(queue.services, job.id, "save")
+    queue.until_status(job, "completed")
+    assert list(queue.run_folder(job).glob("save_*.txt"))
+
+
 def test_another_server_adopts_what_runs_and_knows_how_it_ends(queue):
     job, other = queue.add("one", steps=30), queue.add("two", steps=90, devices=("gpu:0",))
     queue.until(lambda: queue.get(job).step >= 1 and queue.get(other).step >= 1)

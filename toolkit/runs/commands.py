@@ -15,8 +15,12 @@ from typing import Any
 
 from toolkit.errors import JobStopped
 from toolkit.runs import atomic
+from toolkit.runs.process import start_of_this_process
 
 COMMANDS = frozenset({"stop", "save", "sample"})
+# Who starts an attempt some time before its process says in this variable when, in seconds since 1970.
+STARTED = "AI_TOOLKIT_STARTED"
+_CLOCK_S = 0.05  # a file's time may be that of the system's last tick
 _SAME_KEYPRESS = 0.5  # seconds; a launcher passes on the Ctrl-C that the terminal has already sent us
 
 _ANSWER = b"\nStopping after this step; press Ctrl-C again to stop at once, without saving.\n"
@@ -62,9 +66,24 @@ class CommandBox:
                 return False
         return True
 
-    def clear(self) -> list[str]:
-        """Remove what was meant for an earlier attempt, when a new one starts; returns the names."""
-        return [name for name in sorted(self.poll()) if self.take(name)]
+    def clear(self, before: float | None = None) -> list[str]:
+        """Remove the commands, or those given before a time (in seconds since 1970); returns the names."""
+        return [name for name in sorted(self.poll()) if self._is_older(name, before) and self.take(name)]
+
+    def _is_older(self, name: str, time: float | None) -> bool:
+        try:
+            return time is None or (self.folder / name).stat().st_mtime < time - _CLOCK_S
+        except FileNotFoundError:
+            return False
+
+
+def start_of_attempt() -> float:
+    """Since when commands are meant for this attempt, in seconds since 1970; older ones are left over."""
+    began = start_of_this_process()
+    try:
+        return min(began, float(os.environ.get(STARTED) or began))
+    except ValueError:
+        return began
 
 
 class StopRequest:

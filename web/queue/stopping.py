@@ -59,7 +59,7 @@ class Stopper:
     def _ask(self, job: Job, pressure: _Pressure, folder: AttemptFolder, watch: RunWatch, now: float) -> None:
         """Ask for a checkpoint and an end. Harder only once the run has stood still for the grace time."""
         if now - pressure.commanded >= _AGAIN_S:
-            # Again and again: a run that was only just starting clears what it finds.
+            # Again and again: a run that was only just starting may have had no folder yet.
             pressure.commanded = now
             watch.command("stop")
         begun = watch.status() is not None

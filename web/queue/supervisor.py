@@ -17,6 +17,7 @@ from typing import Any
 from toolkit.errors import RunError
 from toolkit.paths import ROOT
 from toolkit.runs import atomic
+from toolkit.runs.commands import STARTED
 from web.database import Database
 from web.environment import job_environment
 from web.launchers.attempt import AttemptFolder
@@ -120,6 +121,7 @@ class Supervisor:
             atomic.write_text(folder.config_path, snapshot[0])
             command = command_line(self.settings.command, job.launcher)
             environment = job_environment(job.devices, hf_token=self.preferences.hf_token)
+            environment[STARTED] = f"{job.started_at}"
             self.launcher.submit(
                 LaunchSpec(
                     folder=folder, argv=[*command, str(folder.config_path), f"--name={job.name}"],
