@@ -13,10 +13,11 @@ from testing.job_helpers import make_dataset, run_cli, start_job, train, trainin
 from testing.tiny_models import build_tiny_sd15
 from toolkit.errors import DatasetError, JobStopped, RunError
 from toolkit.metadata import read_metadata
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.metrics import read_metrics
 from toolkit.runs.status import read_status
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 
 # Everything that draws at random: flips, dropout of captions, two resolutions, several buckets, EMA.
 RANDOM = {
