@@ -151,6 +151,13 @@ def test_a_run_is_stopped_by_each_of_its_means_and_goes_on_from_there(tmp_path, 
     assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == list(range(1, step + 3))
 
 
+def test_a_run_that_was_done_already_says_so_with_its_step(tmp_path, model):
+    path = training_config(tmp_path, model, "done")
+    train(path)
+    status = read_status(train(path) / "status.json")
+    assert (status.phase, status.attempt, status.step, status.total_steps) == ("finished", 2, 4, 4)
+
+
 def test_commands_save_and_sample_are_obeyed(tmp_path, model):
     path = training_config(tmp_path, model, "asked", train={"steps": 4000, "disable_sampling": False})
     folder = tmp_path / "out" / "asked"
