@@ -42,7 +42,7 @@ def told(code: int, *lines: str) -> Status:
     (None, Status(step=7), "kill", "stopped", "killed on request at step 7"),
 ])  # fmt: skip
 def test_the_end_is_told_truly(exit, status, mode, state, reason):
-    ending = ending_of(exit, status, mode, said="said last")
+    ending = ending_of(exit, status, mode, said="said last", saved=True)
     assert ending.state == state and reason in ending.reason
 
 
@@ -57,3 +57,14 @@ def test_what_a_launcher_says_of_its_programs_end_counts_where_the_run_says_noth
     assert (ending.state, ending.code, ending.signal) == ("failed", None, 9) and "memory" in ending.reason
     ending = ending_of(Exit(code=1), told(3, "SIGINT"), None, passed_on=Exit(code=130))
     assert (ending.state, ending.code) == ("stopped", 130)
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    ("commands/stop", "stopped on request"),
+    ("SIGTERM", "stopped on request"),
+    ("stopped after 2 of 5 pictures", "stopped after 2 of 5 pictures"),
+])  # fmt: skip
+def test_a_stop_that_left_no_checkpoint_does_not_speak_of_one(line, reason):
+    ending = ending_of(Exit(code=3), told(3, line), "save")
+    assert (ending.state, ending.reason) == ("stopped", reason)
+    assert ending_of(Exit(code=3), None, "save").reason == "stopped on request"

@@ -34,6 +34,8 @@ Phase = Literal[
     "finished", "stopped", "failed",
 ]  # fmt: skip
 Verdict = Literal["alive", "stalled", "dead", "ended"]
+# Names the folder for the status and the commands of a job without a run folder, if somebody watches it.
+STATUS_FOLDER = "AI_TOOLKIT_STATUS_FOLDER"
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})
 _SPEED_WINDOW = 20  # steps
 _SLOW_PHASES = frozenset({"starting", "loading", "saving"})  # a large model moves for minutes without a step
@@ -77,15 +79,15 @@ class Status:
 class StatusWriter:
     """Keeps status.json current from a thread; the loop only changes fields in memory. Thread-safe.
 
-    A context manager: without a `finish` inside, leaving it records how it ended.
+    path: None writes none. A context manager: without a `finish` inside, leaving it records how it ended.
     """
 
     def __init__(
-        self, path: Path, *, job: str, name: str, attempt: int = 1, total_steps: int | None = None,
+        self, path: Path | None, *, job: str, name: str, attempt: int = 1, total_steps: int | None = None,
         interval: float = 0.5, beat: float = 2.0,
     ) -> None:  # fmt: skip
         me = this_process()
-        self.path = Path(path)
+        self.path = path
         self._status = Status(
             job=job, name=name, pid=me.pid, host=me.host, boot_id=me.boot_id, namespace=me.namespace,
             pid_started=me.started, attempt=attempt, total_steps=total_steps, started_at=time.time(),
@@ -195,6 +197,8 @@ class StatusWriter:
             self._write()
 
     def _write(self, *, durable: bool = False) -> None:
+        if self.path is None:
+            return
         with self._file:
             self._dirty.clear()
             with self._state:

@@ -23,12 +23,13 @@ class Ending:
 
 def ending_of(
     exit: Exit | None, status: Status | None, mode: StopMode | None, *,
-    said: str = "", rebooted: bool = False, passed_on: Exit | None = None,
+    said: str = "", rebooted: bool = False, passed_on: Exit | None = None, saved: bool = False,
 ) -> Ending:  # fmt: skip
     """The end of an attempt that runs no more.
 
     exit: what the shim wrote. status: what the run itself wrote last, if it was this attempt. mode: how it
     was asked to stop. said: its last words. passed_on: what a launcher between shim and run says of its end.
+    saved: whether there is a checkpoint.
     """
     exit = _of_the_run(exit, status, passed_on)
     if exit is None:
@@ -40,7 +41,7 @@ def ending_of(
     if exit.code == EXIT_OK:
         return Ending("completed", "finished", exit.code)
     if exit.code == EXIT_STOPPED:
-        return Ending("stopped", "stopped with a checkpoint", exit.code)
+        return Ending("stopped", "stopped with a checkpoint" if saved else _without(status), exit.code)
     if exit.code == EXIT_INTERRUPTED:
         return Ending("stopped", "interrupted before there was anything to save", exit.code)
     if mode is not None and status is None:
@@ -51,6 +52,12 @@ def ending_of(
     errors = (status.exit or {}).get("error") if status is not None else None
     reason = str(errors[0]) if errors else said
     return Ending("failed", reason or f"ended with code {exit.code}", exit.code)
+
+
+def _without(status: Status | None) -> str:
+    """How a run was stopped that leaves no checkpoint: in its own words, if it has any."""
+    told = None if status is None or status.exit is None else status.exit.get("error")
+    return str(told[0]) if told and str(told[0]).startswith("stopped ") else "stopped on request"
 
 
 def _of_the_run(exit: Exit | None, status: Status | None, passed_on: Exit | None) -> Exit | None:

@@ -18,6 +18,7 @@ from toolkit.errors import RunError
 from toolkit.paths import ROOT
 from toolkit.runs import atomic
 from toolkit.runs.commands import STARTED
+from toolkit.runs.status import STATUS_FOLDER
 from web.database import Database
 from web.environment import job_environment
 from web.launchers.attempt import AttemptFolder
@@ -109,7 +110,9 @@ class Supervisor:
         """What follows the job's runs."""
         key = (job.id, job.attempt)
         if key not in self._watches:
-            self._watches[key] = RunWatch(job.run_folders, job.started_at or 0.0)
+            self._watches[key] = RunWatch(
+                job.run_folders, job.started_at or 0.0, attempt=self.folder(job).path
+            )
         return self._watches[key]
 
     def _launch(self, job: Job) -> None:
@@ -122,6 +125,8 @@ class Supervisor:
             command = command_line(self.settings.command, job.launcher)
             environment = job_environment(job.devices, hf_token=self.preferences.hf_token)
             environment[STARTED] = f"{job.started_at}"
+            if not job.run_folders:
+                environment[STATUS_FOLDER] = f"{folder.path}"
             self.launcher.submit(
                 LaunchSpec(
                     folder=folder, argv=[*command, str(folder.config_path), f"--name={job.name}"],
@@ -191,7 +196,7 @@ class Supervisor:
             status = replace(status, exit=None)  # one of several runs ended well, and then the rest vanished
         ending = ending_of(
             seen.exit, status, job.stop_mode, said=words.line, rebooted=seen.rebooted,
-            passed_on=words.exit if job.launcher.get("accelerate") else None,
+            passed_on=words.exit if job.launcher.get("accelerate") else None, saved=watch.has_checkpoint(),
         )  # fmt: skip
         watch.forget_commands()
         self._stopper.forget(job)
