@@ -170,10 +170,11 @@ class Session:
 
     def commands(self) -> set[str]:
         """The commands waiting between two steps, taken out of their folder; a signal counts as "stop"."""
-        waiting = self.box.poll() - {"stop"}
+        stop = {"stop"} if self.stop.requested else set()
+        waiting = self.box.poll() - {"stop", "abort"}
         for name in waiting:
             self.box.take(name)
-        return waiting | ({"stop"} if self.stop.requested else set())
+        return waiting | stop
 
     def stop_requested(self) -> bool:
         """Whether to end soon."""

@@ -158,6 +158,19 @@ def test_a_run_that_was_done_already_says_so_with_its_step(tmp_path, model):
     assert (status.phase, status.attempt, status.step, status.total_steps) == ("finished", 2, 4, 4)
 
 
+def test_an_aborted_run_leaves_what_was_saved_and_nothing_more(tmp_path, model):
+    path = training_config(tmp_path, model, "cut", train={"steps": 4000}, save={"save_every": 100_000})
+    folder = tmp_path / "out" / "cut"
+    process = start_job(tmp_path, path)
+    wait_until(lambda: (s := read_status(folder / "status.json")) is not None and s.step >= 3, process)
+    (folder / "commands" / "abort").touch()
+    output, _ = process.communicate(timeout=60)
+    status = read_status(folder / "status.json")
+    assert (process.returncode, status.phase, status.exit["code"]) == (130, "stopped", 130), output
+    assert list_checkpoints(folder / "checkpoints") == [] and not list(folder.glob("*.safetensors"))
+    assert list((folder / "commands").iterdir()) == [] and not (folder / "run.lock").exists()
+
+
 def test_commands_save_and_sample_are_obeyed(tmp_path, model):
     path = training_config(tmp_path, model, "asked", train={"steps": 4000, "disable_sampling": False})
     folder = tmp_path / "out" / "asked"

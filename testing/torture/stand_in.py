@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from toolkit.errors import EXIT_STOPPED, JobStopped
+from toolkit.errors import EXIT_INTERRUPTED, EXIT_STOPPED, JobStopped
 from toolkit.runs import atomic
 from toolkit.runs.commands import CommandBox, StopRequest, start_of_attempt
 from toolkit.runs.layout import RunFolder
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
     except JobStopped as stop:
         sys.stdout.write(f"stopped: {stop}\n")
         return EXIT_STOPPED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def run(folder: RunFolder, wanted: dict) -> int:

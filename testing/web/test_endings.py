@@ -29,6 +29,8 @@ def told(code: int, *lines: str) -> Status:
     (Exit(code=1), told(3, "commands/stop"), None, "stopped", "checkpoint"),
     (Exit(code=1), told(2, "no such file"), None, "failed", "no such file"),
     (Exit(code=1), told(0), None, "failed", "said last"),
+    (Exit(code=130), told(130, "interrupted"), "now", "stopped", "without saving"),
+    (Exit(code=130), told(130, "interrupted"), None, "stopped", "interrupted, without saving"),
     (Exit(error="cannot start x"), None, None, "failed", "cannot start x"),
     (Exit(signal=9), Status(step=7), None, "failed", "memory"),
     (Exit(signal=11), Status(step=7), None, "failed", "SIGSEGV"),

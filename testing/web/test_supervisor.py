@@ -109,6 +109,15 @@ def test_stopping_now_does_not_wait_for_a_step(queue):
     assert stopped.step == 0
 
 
+def test_stopping_now_saves_nothing_however_fast_the_steps_are(queue):
+    job = queue.add(steps=5000, seconds=0.001)
+    queue.until(lambda: queue.get(job).step >= 1)
+    actions.stop_job(queue.services, job.id, "now")
+    stopped = queue.until_status(job, "stopped")
+    assert (stopped.exit_code, stopped.reason) == (130, "stopped at once, without saving")
+    assert not (queue.run_folder(job) / "commands" / "abort").exists()
+
+
 def test_a_stop_can_be_made_harder_until_nothing_is_left(queue):
     job = queue.add(steps=5000, ignore=True)
     queue.until(lambda: queue.get(job).step >= 1)

@@ -43,7 +43,7 @@ def ending_of(
     if exit.code == EXIT_STOPPED:
         return Ending("stopped", "stopped with a checkpoint" if saved else _without(status), exit.code)
     if exit.code == EXIT_INTERRUPTED:
-        return Ending("stopped", "interrupted before there was anything to save", exit.code)
+        return Ending("stopped", _interrupted(mode, status), exit.code)
     if mode is not None and status is None:
         # An interrupt while Python itself is starting ends it with code 1.
         return Ending("stopped", "stopped before it had begun", exit.code)
@@ -58,6 +58,14 @@ def _without(status: Status | None) -> str:
     """How a run was stopped that leaves no checkpoint: in its own words, if it has any."""
     told = None if status is None or status.exit is None else status.exit.get("error")
     return str(told[0]) if told and str(told[0]).startswith("stopped ") else "stopped on request"
+
+
+def _interrupted(mode: StopMode | None, status: Status | None) -> str:
+    if mode in ("now", "kill"):
+        return "stopped at once, without saving"
+    if status is None:
+        return "interrupted before there was anything to save"
+    return "interrupted, without saving"
 
 
 def _of_the_run(exit: Exit | None, status: Status | None, passed_on: Exit | None) -> Exit | None:
