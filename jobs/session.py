@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.notify import NotifyConfig
-from toolkit.errors import JobStopped
-from toolkit.runs.commands import CommandBox, StopRequest
+from toolkit.errors import JobStopped, RunError
+from toolkit.runs.commands import CommandBox, StopRequest, start_of_attempt
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.lock import RunLock
 from toolkit.runs.logfile import LogFile
@@ -64,7 +64,8 @@ class Session:
             stack.callback(self._tell_the_end)  # after the status has been finished, below
             stack.enter_context(self.status)
             self.box = CommandBox(self.folder.commands)
-            self.box.clear()
+            self.box.clear(before=start_of_attempt())
+            stack.callback(self._forget_commands)
             self.stop = stack.enter_context(StopRequest(self.box).install())
             self.notes([*lock.notes, *([killed] if killed else [])])
             self.folder.write_config(self.loaded.raw)
@@ -75,6 +76,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return self._stack.__exit__(kind, error, trace)
+
+    def _forget_commands(self) -> None:
+        """Remove what nobody obeys any more: the next run here may be of this very process."""
+        with suppress(OSError, RunError):
+            self.box.clear()
 
     def _tell_the_end(self) -> None:
         """POST how the run ended, where the config asks for it; a webhook that fails is a note."""
@@ -164,10 +170,11 @@ class Session:
 
     def commands(self) -> set[str]:
         """The commands waiting between two steps, taken out of their folder; a signal counts as "stop"."""
-        waiting = self.box.poll() - {"stop"}
+        stop = {"stop"} if self.stop.requested else set()
+        waiting = self.box.poll() - {"stop", "abort"}
         for name in waiting:
             self.box.take(name)
-        return waiting | ({"stop"} if self.stop.requested else set())
+        return waiting | stop
 
     def stop_requested(self) -> bool:
         """Whether to end soon."""

@@ -87,6 +87,7 @@ class TrainingRun:
         folder = self.session.folder
         self.writer.step, notes = load_state(folder.checkpoints, self.trainer, self.identity)
         self.session.notes(notes)
+        self.session.status.update(step=self.trainer.state.step)
         if self.outputs.validator is not None:
             self.outputs.validator.resume(self.trainer.state.step)
         for path in folder.set_aside(after_step=self.trainer.state.step):

@@ -14,6 +14,7 @@ EXIT_OK = 0
 EXIT_FAILURE = 1  # a job failed, or a bug of ours
 EXIT_USAGE = 2  # bad command line, config or data: nothing was started
 EXIT_STOPPED = 3  # ended early on request (commands/stop, Ctrl-C, SIGTERM) with a valid checkpoint
+EXIT_INTERRUPTED = 130  # Ctrl-C with nothing saved; what shells use for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,8 @@ def kill_steps(steps: int, save_every: int, kills: int, draw: random.Random) -> 
 
 def final(folder: Path) -> Checkpoint:
     """The last checkpoint of a run."""
-    from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+    from toolkit.runs.checkpoints import list_checkpoints
+    from toolkit.training.checkpoints import load_checkpoint
 
     return load_checkpoint(list_checkpoints(folder / "checkpoints")[-1][1])
 

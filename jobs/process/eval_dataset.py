@@ -16,6 +16,7 @@ def run(loaded: LoadedJob, section: EvalProcess) -> None:
     from toolkit.accelerator import pick_device
     from toolkit.evaluation.arguments import make_request
     from toolkit.evaluation.html_report import write_html
+    from toolkit.evaluation.preparing import VERIFIED
     from toolkit.evaluation.service import run_evaluation
     from toolkit.evaluation.summary import summary_lines
     from toolkit.runs.watcher import Watcher
@@ -33,7 +34,12 @@ def run(loaded: LoadedJob, section: EvalProcess) -> None:
             | {"out_dir": session.folder.path, "job_name": name}
         )
 
+        verified = session.counted(VERIFIED)
+
         def progress(what: str, done: int, total: int) -> None:
+            if what == VERIFIED:  # no step: nothing is measured yet
+                verified(done, total)
+                return
             session.status.update(total_steps=total)
             session.status.tick(done, info=f"{what} - {done}/{total}")
 

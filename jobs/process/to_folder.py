@@ -6,27 +6,24 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from jobs import build
+from jobs.without_folder import watched
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import GenerateProcess
+from toolkit.config_modules.sample import SampleRequest
 from toolkit.errors import ConfigError, JobStopped, Problem
 from toolkit.runs import atomic
 from toolkit.runs.commands import StopRequest
 from toolkit.runs.images import save_image
+from toolkit.runs.status import StatusWriter
 
 
 def run(loaded: LoadedJob, section: GenerateProcess) -> None:
     """Draw every picture of the section. Raises JobStopped if interrupted; finished pictures stay."""
-    from tqdm import tqdm
-
-    from toolkit.accelerator import pick_device
-    from toolkit.model_utils import AppliedLora, apply_lora
-    from toolkit.training.out_of_memory import telling
-    from toolkit.training.previews import preview_context, render
-
     wanted = section.generate
     drawn = wanted.requests(draw=secrets.randbelow(2**32))
     requests = [build.drawable(request, section.model) for request in drawn]
@@ -36,6 +33,24 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
         )
     lora = build.local_file(wanted.lora_path, "generate.lora_path") if wanted.lora_path else None
     folder = _writable(Path(section.output_folder).expanduser())
+    with watched(loaded, total_steps=len(requests)) as (status, stop):
+        status.phase("loading", "Loading model")
+        _draw(section, requests, lora, folder, status, stop)
+    sys.stdout.write(f"{len(requests)} pictures in {folder}\n")
+
+
+def _draw(
+    section: GenerateProcess, requests: Sequence[SampleRequest], lora: Path | None, folder: Path,
+    status: StatusWriter, stop: StopRequest,
+) -> None:  # fmt: skip
+    from tqdm import tqdm
+
+    from toolkit.accelerator import pick_device
+    from toolkit.model_utils import AppliedLora, apply_lora
+    from toolkit.training.out_of_memory import telling
+    from toolkit.training.previews import preview_context, render
+
+    wanted, total = section.generate, len(requests)
     device = pick_device(section.device)
     usual = "float16" if device.type == "cuda" else "float32"
     dtype = build.torch_dtype(section.dtype or section.model.dtype or usual)
@@ -44,19 +59,21 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
         matched = apply_lora(sd, lora)  # how strongly, each picture says for itself
         sys.stdout.write(f"LoRA {lora.name}: {matched} modules\n")
     with ExitStack() as stack:
-        stop = stack.enter_context(StopRequest().install())
+        stack.enter_context(stop.install())
         stack.enter_context(preview_context(sd.architecture))
         stack.enter_context(telling("drawing", ("a smaller width and height", "dtype: bf16")))
         pictures = render(sd.architecture, requests, network=AppliedLora(sd) if lora is not None else None)
+        status.phase("sampling", f"Generating images - 0/{total}")
+        status.tick(0)
         for index, request in enumerate(tqdm(requests, desc="Generating images", unit="image")):
             if stop:
-                raise JobStopped(f"{index} of {len(requests)} pictures written to {folder}")
+                raise JobStopped(f"stopped after {index} of {total} pictures, written to {folder}")
             picture = next(pictures)
             path = folder / f"{int(time.time() * 1000)}_{index}.{wanted.ext}"
             save_image(picture, path, build.recipe(request, section.model, lora=lora.name if lora else None))
             if wanted.prompt_file:
                 atomic.write_text(path.with_suffix(".txt"), request.prompt, durable=False)
-    sys.stdout.write(f"{len(requests)} pictures in {folder}\n")
+            status.tick(index + 1, info=f"Generating images - {index + 1}/{total}")
 
 
 def _writable(folder: Path) -> Path:

@@ -20,8 +20,9 @@ from testing.tiny_models import MAX_LENGTH, build_tiny_sd15
 from toolkit.config_modules.loading import load_job
 from toolkit.data.items import MediaItem
 from toolkit.errors import DatasetError, JobStopped, ModelError
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.metrics import read_metrics
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 
 ROOM = MAX_LENGTH - 2
 

@@ -17,8 +17,9 @@ from testing.job_helpers import training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.config_modules.loading import load_job
 from toolkit.metadata import read_metadata
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.metrics import read_metrics
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 
 WORD = {"network": None, "embedding": {"trigger": "zwx", "tokens": 2, "init_words": "red cat"}}
 

@@ -19,6 +19,7 @@ from toolkit.evaluation.draws import TIMESTEP_TYPES
 from toolkit.evaluation.report import Report
 from toolkit.paths import ROOT
 from toolkit.runs.commands import CommandBox
+from toolkit.runs.status import StatusWriter
 from tools import eval_dataset
 
 NUM = 5
@@ -58,6 +59,25 @@ def test_a_job_leaves_a_run_folder_with_the_tools_report(tmp_path, drawings):
     assert eval_dataset.main(options) == 0
     assert read(folder).images == read(tmp_path / "tool").images
     assert read(folder).run.design == read(tmp_path / "tool").run.design
+
+
+def test_only_measured_pictures_are_the_progress_of_a_job(tmp_path, drawings, monkeypatch):
+    told = []
+    write = StatusWriter.tick
+
+    def tick(self, step=None, **changes: Any) -> None:
+        write(self, step, **changes)
+        told.append((step, self.status))
+
+    monkeypatch.setattr(StatusWriter, "tick", tick)
+    run_job(load_job(job_file(tmp_path, drawings, step=250)))
+    verified = [(step, status) for step, status in told if "verified" in status.info]
+    assert verified and [(s, x.step, x.total_steps, x.speed) for s, x in verified] == [
+        (None, 0, None, None)
+    ] * len(verified)
+    assert [status.info for _, status in verified][-1] == f"pictures verified {NUM}/{NUM}"
+    first = next(status for step, status in told if step is not None)
+    assert (first.total_steps, first.eta_s) == (NUM, None)
 
 
 def test_a_job_obeys_stop_and_goes_on(tmp_path, drawings, monkeypatch):

@@ -11,8 +11,10 @@ from jobs.base_job import run_job
 from testing.job_helpers import run_cli, training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.config_modules.loading import load_job
-from toolkit.errors import ConfigError, ModelError
+from toolkit.errors import ConfigError, JobStopped, ModelError
+from toolkit.runs.commands import CommandBox
 from toolkit.runs.images import read_parameters, read_recipe
+from toolkit.runs.status import STATUS_FOLDER, read_status
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,30 @@ def test_a_folder_that_cannot_be_written_is_told_before_a_model_is_loaded(tmp_pa
 def test_trying_the_folder_leaves_nothing_in_it(tmp_path, model):
     draw(tmp_path, model, "clean", prompts=["a disk"])
     assert [path.suffix for path in (tmp_path / "clean").iterdir()] == [".png"]
+
+
+def test_who_starts_it_sees_how_far_it_is_and_can_stop_it(tmp_path, model, monkeypatch):
+    place = tmp_path / "attempt"
+    place.mkdir()
+    monkeypatch.setenv(STATUS_FOLDER, str(place))
+    draw(tmp_path, model, "watched")
+    status = read_status(place / "status.json")
+    assert (status.phase, status.step, status.total_steps, status.exit["code"]) == ("finished", 2, 2, 0)
+    from jobs.process import to_folder
+
+    seen, save = [], to_folder.save_image
+
+    def stop_after_saving(*arguments):
+        save(*arguments)
+        seen.append(read_status(place / "status.json").phase)
+        CommandBox(place / "commands").put("stop")
+
+    monkeypatch.setattr(to_folder, "save_image", stop_after_saving)
+    with pytest.raises(JobStopped, match="1 of 2 pictures"):
+        draw(tmp_path, model, "stopped")
+    status = read_status(place / "status.json")
+    assert seen == ["sampling"] and "after 1 of 2 pictures" in status.exit["error"][0]
+    assert (status.phase, status.step, status.total_steps) == ("stopped", 1, 2)
 
 
 def test_the_command_line_draws(tmp_path, model):

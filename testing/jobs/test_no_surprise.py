@@ -19,10 +19,11 @@ from testing.tiny_models import build_tiny_sd15
 from toolkit.data import transforms
 from toolkit.paths import ROOT
 from toolkit.runs import atomic
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.lock import RunLock
 from toolkit.runs.metrics import read_metrics
 from toolkit.runs.status import read_status
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint, newest_valid, sha256_of
+from toolkit.training.checkpoints import load_checkpoint, newest_valid, sha256_of
 
 
 @pytest.fixture(scope="module")

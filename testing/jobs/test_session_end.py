@@ -1,8 +1,10 @@
-"""How a run folder's owner begins and ends: the webhook, and what is said of a run that was killed."""
+"""How a run folder's owner begins and ends: commands, the webhook, what is said of a run that was killed."""
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from toolkit.config_modules.notify import NotifyConfig
 from toolkit.config_modules.process import RunProcess
 from toolkit.errors import ConfigError, JobStopped, RunError
 from toolkit.runs import atomic
+from toolkit.runs.commands import STARTED, CommandBox
 from toolkit.runs.status import Status, read_status
 
 
@@ -99,6 +102,40 @@ def test_a_webhook_that_fails_is_a_note(tmp_path, capsys):
 def test_nobody_is_told_without_a_section(tmp_path):
     with open_session(load_job(job_file(tmp_path))):
         pass
+
+
+def test_a_command_given_while_the_run_starts_is_obeyed(tmp_path):
+    box = CommandBox(tmp_path / "out" / "foo" / "commands")
+    box.put("save")
+    box.put("sample")
+    with open_session(load_job(job_file(tmp_path))) as session:
+        assert session.commands() == {"save", "sample"}
+    box.put("stop")
+    with open_session(load_job(job_file(tmp_path))) as session:
+        assert session.stop_requested() and not session.commands() - {"stop"}
+
+
+def test_a_command_of_an_earlier_attempt_is_not_obeyed(tmp_path, monkeypatch):
+    box = CommandBox(tmp_path / "out" / "foo" / "commands")
+    for name in ("save", "stop"):
+        box.put(name)
+        os.utime(box.folder / name, (time.time() - 3600,) * 2)
+    with open_session(load_job(job_file(tmp_path))) as session:
+        assert not session.stop_requested() and session.commands() == set()
+        box.put("sample")  # too late: nobody looks any more
+    assert box.poll() == set()
+    with open_session(load_job(job_file(tmp_path))) as session:
+        assert session.commands() == set()
+
+
+def test_an_attempt_may_have_begun_before_its_process(tmp_path, monkeypatch):
+    box = CommandBox(tmp_path / "out" / "foo" / "commands")
+    monkeypatch.setenv(STARTED, f"{time.time() - 3000}")
+    for name, age in (("save", 2000), ("sample", 4000)):
+        box.put(name)
+        os.utime(box.folder / name, (time.time() - age,) * 2)
+    with open_session(load_job(job_file(tmp_path))) as session:
+        assert session.commands() == {"save"}
 
 
 @pytest.mark.parametrize("url", ["ftp://host/s3cret", "host/s3cret", "http:///s3cret", "http://[::1/s3cret"])

@@ -11,9 +11,10 @@ from jobs import build
 from testing.job_helpers import log, train, training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.errors import RunError
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.metrics import read_metrics
 from toolkit.runs.status import read_status
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 from toolkit.training.updates import NonFiniteError
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB"

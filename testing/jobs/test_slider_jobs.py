@@ -16,9 +16,10 @@ from testing.job_helpers import run_cli, training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.config_modules.loading import load_job
 from toolkit.model_utils import apply_lora, load_model_for_inference
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.metrics import read_metrics
 from toolkit.seeding import keyed_generator
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 
 CONCEPT = {
     "type": "concept_slider",

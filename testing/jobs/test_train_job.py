@@ -13,10 +13,11 @@ from testing.job_helpers import make_dataset, run_cli, start_job, train, trainin
 from testing.tiny_models import build_tiny_sd15
 from toolkit.errors import DatasetError, JobStopped, RunError
 from toolkit.metadata import read_metadata
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.metrics import read_metrics
 from toolkit.runs.status import read_status
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 
 # Everything that draws at random: flips, dropout of captions, two resolutions, several buckets, EMA.
 RANDOM = {
@@ -148,6 +149,26 @@ def test_a_run_is_stopped_by_each_of_its_means_and_goes_on_from_there(tmp_path, 
     # The run goes on where it was, to an end that we bring closer.
     train(training_config(tmp_path, model, "halt", train={"steps": step + 2}))
     assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == list(range(1, step + 3))
+
+
+def test_a_run_that_was_done_already_says_so_with_its_step(tmp_path, model):
+    path = training_config(tmp_path, model, "done")
+    train(path)
+    status = read_status(train(path) / "status.json")
+    assert (status.phase, status.attempt, status.step, status.total_steps) == ("finished", 2, 4, 4)
+
+
+def test_an_aborted_run_leaves_what_was_saved_and_nothing_more(tmp_path, model):
+    path = training_config(tmp_path, model, "cut", train={"steps": 4000}, save={"save_every": 100_000})
+    folder = tmp_path / "out" / "cut"
+    process = start_job(tmp_path, path)
+    wait_until(lambda: (s := read_status(folder / "status.json")) is not None and s.step >= 3, process)
+    (folder / "commands" / "abort").touch()
+    output, _ = process.communicate(timeout=60)
+    status = read_status(folder / "status.json")
+    assert (process.returncode, status.phase, status.exit["code"]) == (130, "stopped", 130), output
+    assert list_checkpoints(folder / "checkpoints") == [] and not list(folder.glob("*.safetensors"))
+    assert list((folder / "commands").iterdir()) == [] and not (folder / "run.lock").exists()
 
 
 def test_commands_save_and_sample_are_obeyed(tmp_path, model):

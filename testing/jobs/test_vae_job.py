@@ -13,8 +13,9 @@ from testing.tiny_models import build_tiny_sd15, strip_weights
 from toolkit.data.transforms import image_to_tensor
 from toolkit.errors import ModelError
 from toolkit.models.shared.autoencoders import latent_std
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.metrics import read_metrics
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")

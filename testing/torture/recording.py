@@ -19,8 +19,9 @@ from jobs import build, training_run
 from toolkit.data.items import Batch
 from toolkit.data.tensor_store import tensors_hash
 from toolkit.diffusion.diffusion_loss import ItemLosses
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.metrics import read_metrics
-from toolkit.training.checkpoints import list_checkpoints, load_checkpoint
+from toolkit.training.checkpoints import load_checkpoint
 
 Rows = dict[str, Any]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import yaml
 
-from toolkit.errors import EXIT_STOPPED, JobStopped
+from toolkit.errors import EXIT_INTERRUPTED, EXIT_STOPPED, JobStopped
 from toolkit.runs import atomic
-from toolkit.runs.commands import CommandBox, StopRequest
+from toolkit.runs.commands import CommandBox, StopRequest, start_of_attempt
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.lock import RunLock
 from toolkit.runs.metrics import MetricsWriter
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
     except JobStopped as stop:
         sys.stdout.write(f"stopped: {stop}\n")
         return EXIT_STOPPED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def run(folder: RunFolder, wanted: dict) -> int:
@@ -56,7 +58,7 @@ def run(folder: RunFolder, wanted: dict) -> int:
         ) as status,
     ):  # fmt: skip
         box = CommandBox(folder.commands)
-        box.clear()
+        box.clear(before=start_of_attempt())
         stop = StopRequest(box)
         with stop.install():
             sys.stdout.write(f"attempt {metrics.attempt} from step {start}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,25 @@ def test_the_overview_tells_state_reason_and_progress(client, services, config):
     assert "/edit" not in page and 'id="do-start"' not in page
     set_columns(services, job, status="failed", reason="no space left on the disk", exit_code=1)
     page = client.get(f"/jobs/{job.id}/head").text
-    assert "no space left on the disk" in page and "Resume from step 12" in page and "Kill" not in page
+    assert "no space left on the disk" in page and "Resume from step 40" in page and "Kill" not in page
+
+
+def test_a_job_resumes_from_the_step_of_its_newest_checkpoint(client, services, config):
+    job = ended_job(services, config(), "failed", step=302, reason="killed")
+    states = Path(job.run_folder) / "checkpoints"
+    for step, parts in ((132, ["manifest.json"]), (200, [])):  # the second was never finished
+        (states / f"step_{step:09d}").mkdir()
+        for part in parts:
+            (states / f"step_{step:09d}" / part).write_text("{}")
+    (states / "damaged_step_000000300").mkdir()
+    (states / "damaged_step_000000300" / "manifest.json").write_text("{}")
+    assert "Resume from step 132<" in client.get(f"/jobs/{job.id}/head").text
+    shutil.rmtree(states)
+    page = client.get(f"/jobs/{job.id}/head").text
+    assert "Resume" not in page and "Start again" in page
+    shutil.rmtree(job.run_folder)
+    page = client.get(f"/jobs/{job.id}/head").text
+    assert "Resume" not in page and "Start again" in page
 
 
 def test_the_log_is_read_on_from_where_it_was(client, services, ended):

@@ -109,6 +109,15 @@ def test_stopping_now_does_not_wait_for_a_step(queue):
     assert stopped.step == 0
 
 
+def test_stopping_now_saves_nothing_however_fast_the_steps_are(queue):
+    job = queue.add(steps=5000, seconds=0.001)
+    queue.until(lambda: queue.get(job).step >= 1)
+    actions.stop_job(queue.services, job.id, "now")
+    stopped = queue.until_status(job, "stopped")
+    assert (stopped.exit_code, stopped.reason) == (130, "stopped at once, without saving")
+    assert not (queue.run_folder(job) / "commands" / "abort").exists()
+
+
 def test_a_stop_can_be_made_harder_until_nothing_is_left(queue):
     job = queue.add(steps=5000, ignore=True)
     queue.until(lambda: queue.get(job).step >= 1)
@@ -151,6 +160,18 @@ def test_save_and_sample_reach_the_run(queue):
     queue.until(lambda: {path.name.split("_")[0] for path in queue.run_folder(job).glob("sa*_*.txt")}
                 >= {"save", "sample"})  # fmt: skip
     assert {"save asked for", "sample asked for"} <= set(reasons(queue, job))
+
+
+def test_what_is_asked_for_while_a_run_starts_is_not_lost(queue):
+    job = queue.add(steps=3)
+    queue.until_status(job, "completed")
+    (queue.run_folder(job) / "step.txt").unlink()
+    actions.enqueue_job(queue.services, job.id)
+    queue.services.supervisor.tick()
+    assert queue.get(job).status == "starting"
+    actions.command_job(queue.services, job.id, "save")
+    queue.until_status(job, "completed")
+    assert list(queue.run_folder(job).glob("save_*.txt"))
 
 
 def test_another_server_adopts_what_runs_and_knows_how_it_ends(queue):
@@ -318,6 +339,26 @@ def test_accelerate_is_put_before_the_program(queue):
     folder = queue.folder(job)
     assert seen[0].argv == ["/python", "-m", "accelerate.commands.launch", "--num_processes", "2", "run.py",
                             str(folder.config_path), "--name=one"]  # fmt: skip
+
+
+def test_under_accelerate_a_run_ends_as_it_says_itself(settings, config, tmp_path):
+    program = tmp_path / "program.py"  # accelerate starts files only
+    program.write_text(
+        f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"runpy.run_path({str(ROOT / 'testing/torture/stand_in.py')!r}, run_name='__main__')\n"
+    )
+    queue = Queue(replace(settings, command=(sys.executable, str(program))), config)
+    try:
+        job = queue.add(launcher={"accelerate": 1}, steps=5000, seconds=0.02)
+        fails = queue.add("fails", devices=("gpu:0",), launcher={"accelerate": 1}, steps=1, exit=2)
+        queue.until(lambda: queue.get(job).step >= 2, seconds=60)
+        queue.services.lanes.stop("cpu:0")
+        actions.stop_job(queue.services, job.id, "save", requeue=True)
+        assert queue.until_status(job, "queued", "failed").status == "queued"
+        failed = queue.until_status(fails, "failed")
+        assert (failed.exit_code, failed.reason) == (2, "it was told to fail")
+    finally:
+        queue.close()
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 USUAL_RESOLUTION = 256
 MAX_SWAPS_PER_PART = 4
+VERIFIED = "pictures verified"  # what is counted before anything is measured
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def scan(request: EvalRequest, watcher: Watcher) -> list[Dataset]:
     datasets, problems = [], []
 
     def verified(done: int, total: int) -> None:
-        watcher.progress("pictures verified", done, total)
+        watcher.progress(VERIFIED, done, total)
         if watcher.should_stop():
             raise JobStopped("stopped before anything was measured")
 

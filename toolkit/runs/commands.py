@@ -1,4 +1,4 @@
-"""How a run is told to stop, save or sample: files in `commands/`, Ctrl-C and SIGTERM. Torch-free."""
+"""How a run is told to stop, abort, save or sample: files in `commands/`, Ctrl-C and SIGTERM. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from toolkit.errors import JobStopped
+from toolkit.errors import JobStopped, RunError
 from toolkit.runs import atomic
+from toolkit.runs.process import start_of_this_process
 
-COMMANDS = frozenset({"stop", "save", "sample"})
+COMMANDS = frozenset({"stop", "abort", "save", "sample"})
+# Who starts an attempt some time before its process says in this variable when, in seconds since 1970.
+STARTED = "AI_TOOLKIT_STARTED"
+_CLOCK_S = 0.05  # a file's time may be that of the system's last tick
 _SAME_KEYPRESS = 0.5  # seconds; a launcher passes on the Ctrl-C that the terminal has already sent us
 
 _ANSWER = b"\nStopping after this step; press Ctrl-C again to stop at once, without saving.\n"
@@ -62,13 +66,31 @@ class CommandBox:
                 return False
         return True
 
-    def clear(self) -> list[str]:
-        """Remove what was meant for an earlier attempt, when a new one starts; returns the names."""
-        return [name for name in sorted(self.poll()) if self.take(name)]
+    def clear(self, before: float | None = None) -> list[str]:
+        """Remove the commands, or those given before a time (in seconds since 1970); returns the names."""
+        return [name for name in sorted(self.poll()) if self._is_older(name, before) and self.take(name)]
+
+    def _is_older(self, name: str, time: float | None) -> bool:
+        try:
+            return time is None or (self.folder / name).stat().st_mtime < time - _CLOCK_S
+        except FileNotFoundError:
+            return False
+
+
+def start_of_attempt() -> float:
+    """Since when commands are meant for this attempt, in seconds since 1970; older ones are left over."""
+    began = start_of_this_process()
+    try:
+        return min(began, float(os.environ.get(STARTED) or began))
+    except ValueError:
+        return began
 
 
 class StopRequest:
-    """A wish to end after the current step, from a signal or from `commands/stop`."""
+    """A wish to end after the current step, from a signal or from `commands/stop`.
+
+    With `commands/abort` the next look, or the next interrupt at any moment, raises KeyboardInterrupt.
+    """
 
     def __init__(self, box: CommandBox | None = None) -> None:
         self.box = box
@@ -81,7 +103,10 @@ class StopRequest:
     @property
     def requested(self) -> bool:
         """Whether to stop; looks into the command folder too, and takes the command out of it."""
-        if self.reason is None and self.box is not None and "stop" in self.box.poll():
+        waiting = set() if self.box is None else self.box.poll()
+        if "abort" in waiting:
+            self._abort()
+        if self.reason is None and self.box is not None and "stop" in waiting:
             self.box.take("stop")
             self.reason = "commands/stop"
         return self.reason is not None
@@ -111,7 +136,16 @@ class StopRequest:
             for number, handler in previous.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
+    def _abort(self) -> NoReturn:
+        assert self.box is not None
+        self._interrupted = time.monotonic()
+        with suppress(RunError):
+            self.box.take("abort")
+        raise KeyboardInterrupt
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.box is not None and (self.box.folder / "abort").exists():
+            self._abort()
         name = signal.Signals(number).name
         self.request(name)
         if number != signal.SIGINT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,16 @@ def identity_of(pid: int) -> ProcessIdentity | None:
     """The identity of a process of this machine, or None if there is none of this number."""
     started = _start_time(pid)
     return None if started is None else replace(this_process(), pid=pid, started=started)
+
+
+def start_of_this_process() -> float:
+    """When the calling process began, in seconds since 1970."""
+    if hasattr(time, "CLOCK_BOOTTIME") and (ticks := _start_time_linux(os.getpid())):
+        began = int(ticks) / os.sysconf("SC_CLK_TCK")
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+    import psutil
+
+    return float(psutil.Process().create_time())
 
 
 def _read_line(path: str) -> str:

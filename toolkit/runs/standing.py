@@ -106,6 +106,7 @@ def command(folder: Path, name: str, *, listen_s: float = LISTEN_S) -> str:
         CommandBox(folder / "commands").put(name)
     effect = {
         "stop": "it ends after the current step, with a checkpoint",
+        "abort": "it ends, without saving",
         "save": "it saves after the current step, and goes on",
         "sample": "it draws its previews after the current step, and goes on",
     }[name]

@@ -17,7 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from toolkit.errors import EXIT_FAILURE, EXIT_STOPPED, JobStopped, RunError, UserError
+from toolkit.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    JobStopped,
+    RunError,
+    UserError,
+)
 from toolkit.runs import atomic
 from toolkit.runs.layout import SCHEMA_VERSION, check_schema
 from toolkit.runs.process import ProcessIdentity, this_process
@@ -27,6 +34,8 @@ Phase = Literal[
     "finished", "stopped", "failed",
 ]  # fmt: skip
 Verdict = Literal["alive", "stalled", "dead", "ended"]
+# Names the folder for the status and the commands of a job without a run folder, if somebody watches it.
+STATUS_FOLDER = "AI_TOOLKIT_STATUS_FOLDER"
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})
 _SPEED_WINDOW = 20  # steps
 _SLOW_PHASES = frozenset({"starting", "loading", "saving"})  # a large model moves for minutes without a step
@@ -70,15 +79,15 @@ class Status:
 class StatusWriter:
     """Keeps status.json current from a thread; the loop only changes fields in memory. Thread-safe.
 
-    A context manager: without a `finish` inside, leaving it records how it ended.
+    path: None writes none. A context manager: without a `finish` inside, leaving it records how it ended.
     """
 
     def __init__(
-        self, path: Path, *, job: str, name: str, attempt: int = 1, total_steps: int | None = None,
+        self, path: Path | None, *, job: str, name: str, attempt: int = 1, total_steps: int | None = None,
         interval: float = 0.5, beat: float = 2.0,
     ) -> None:  # fmt: skip
         me = this_process()
-        self.path = Path(path)
+        self.path = path
         self._status = Status(
             job=job, name=name, pid=me.pid, host=me.host, boot_id=me.boot_id, namespace=me.namespace,
             pid_started=me.started, attempt=attempt, total_steps=total_steps, started_at=time.time(),
@@ -104,8 +113,10 @@ class StatusWriter:
             return
         if error is None:
             self.finish("finished", code=0)
-        elif isinstance(error, JobStopped | KeyboardInterrupt):
-            self.finish("stopped", code=EXIT_STOPPED, error=[str(error) or "interrupted"])
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("stopped", code=EXIT_INTERRUPTED, error=["interrupted"])
+        elif isinstance(error, JobStopped):
+            self.finish("stopped", code=EXIT_STOPPED, error=[str(error) or "stopped"])
         else:
             code = error.exit_code if isinstance(error, UserError) else EXIT_FAILURE
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -186,6 +197,8 @@ class StatusWriter:
             self._write()
 
     def _write(self, *, durable: bool = False) -> None:
+        if self.path is None:
+            return
         with self._file:
             self._dirty.clear()
             with self._state:

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from toolkit.errors import Problem, RunError
 from toolkit.runs import atomic
+from toolkit.runs.checkpoints import PREFIX, list_checkpoints
 from toolkit.training.tensor_files import write_tensors
 
 SCHEMA_VERSION = 1
-PREFIX = "step_"
 
 
 @dataclass
@@ -110,16 +110,6 @@ def is_valid(folder: Path) -> bool:
         return all(sha256_of(folder / name) == digest for name, digest in manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False  # the last three: JSON, but no manifest
-
-
-def list_checkpoints(root: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every finished checkpoint, oldest first; validity is not judged."""
-    found = []
-    for folder in root.glob(f"{PREFIX}*") if root.is_dir() else []:
-        number = folder.name.removeprefix(PREFIX)
-        if number.isdigit() and (folder / "manifest.json").is_file():
-            found.append((int(number), folder))
-    return sorted(found)
 
 
 def newest_valid(root: Path) -> tuple[Path | None, list[Path]]:

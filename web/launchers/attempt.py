@@ -19,6 +19,7 @@ from toolkit.runs.process import ProcessIdentity
 
 # Every process of an attempt carries this variable, so that it can be found again: "<job>.<attempt>".
 MARK = "AI_TOOLKIT_ATTEMPT"
+_LAST_BYTES = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +124,12 @@ class AttemptFolder:
             return None
         return Exit(content.get("code"), content.get("signal"), str(content.get("error", "")))
 
-    def last_line(self, limit: int = 300) -> str:
-        """The last line of the output that says anything."""
+    def last_output(self) -> str:
+        """The end of the output."""
         with suppress(OSError), self.output_path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 8192))
-            lines = file.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
-            said = [line.strip() for line in lines if line.strip()]
-            return said[-1][:limit] if said else ""
+            file.seek(max(0, file.tell() - _LAST_BYTES))
+            return file.read().decode("utf-8", "replace")
         return ""
 
 

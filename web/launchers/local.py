@@ -16,6 +16,7 @@ from toolkit.paths import ROOT
 from toolkit.runs.process import this_process
 from web.launchers.attempt import MARK, AttemptFolder, Owners
 from web.launchers.base import Evidence, LaunchSpec, Signal
+from web.launchers.last_words import last_words
 
 _CLAIM_S = 60.0  # how long a shim may take to begin, on a machine that is very busy
 
@@ -66,7 +67,7 @@ class LocalLauncher:
         code = process.poll()
         if code is None:
             return None if time.monotonic() - since < _CLAIM_S else f"nothing began within {_CLAIM_S:g} s"
-        said = folder.last_line()
+        said = last_words(folder.last_output()).line
         return f"the launcher ended with code {code}" + (f": {said}" if said else "")
 
     def revoke(self, folder: AttemptFolder) -> bool:

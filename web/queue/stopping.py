@@ -12,10 +12,11 @@ from web.queue.watching import RunWatch
 
 _Plan = tuple[tuple[float, Signal], ...]  # seconds, and what is due then
 _AGAIN_S = 2.0
-# Two interrupts half a second apart make a run end without saving (docs/run_folder.md).
+# A run that finds commands/abort ends by the first interrupt, without saving (docs/run_folder.md).
 _NOW: _Plan = (
-    (0.0, "interrupt"), (1.0, "interrupt"), (10.0, "terminate"), (20.0, "kill"),
+    (0.0, "interrupt"), (5.0, "interrupt"), (10.0, "terminate"), (20.0, "kill"),
 )  # fmt: skip
+_NOW_UNDER_ACCELERATE = _NOW[1:]  # which an interrupt ends, and with it the run amid its cleanup
 _AFTER_GRACE: _Plan = ((0.0, "terminate"), (30.0, "kill"))
 
 
@@ -52,16 +53,15 @@ class Stopper:
         if job.stop_mode == "kill":
             self.launcher.signal(folder, "kill")
         elif job.stop_mode == "now":
-            self._send(pressure, folder, _NOW, now - pressure.since)
+            self._tell(pressure, watch, "abort", now)
+            plan = _NOW_UNDER_ACCELERATE if job.launcher.get("accelerate") else _NOW
+            self._send(pressure, folder, plan, now - pressure.since)
         else:
             self._ask(job, pressure, folder, watch, now)
 
     def _ask(self, job: Job, pressure: _Pressure, folder: AttemptFolder, watch: RunWatch, now: float) -> None:
         """Ask for a checkpoint and an end. Harder only once the run has stood still for the grace time."""
-        if now - pressure.commanded >= _AGAIN_S:
-            # Again and again: a run that was only just starting clears what it finds.
-            pressure.commanded = now
-            watch.command("stop")
+        self._tell(pressure, watch, "stop", now)
         begun = watch.status() is not None
         if not begun and not job.launcher.get("accelerate") and pressure.sent == 0:
             self.launcher.signal(folder, "interrupt")  # nothing to save yet: it need not load a model first
@@ -72,6 +72,12 @@ class Stopper:
             for _after, name in _AFTER_GRACE[max(0, pressure.sent - 1) : due]:
                 self.launcher.signal(folder, name)
             pressure.sent = max(pressure.sent, due + 1)
+
+    def _tell(self, pressure: _Pressure, watch: RunWatch, command: str, now: float) -> None:
+        """Give a command, again and again: a run that was only just starting may have had no folder yet."""
+        if now - pressure.commanded >= _AGAIN_S:
+            pressure.commanded = now
+            watch.command(command)
 
     def _send(
         self,

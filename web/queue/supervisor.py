@@ -17,10 +17,13 @@ from typing import Any
 from toolkit.errors import RunError
 from toolkit.paths import ROOT
 from toolkit.runs import atomic
+from toolkit.runs.commands import STARTED
+from toolkit.runs.status import STATUS_FOLDER
 from web.database import Database
 from web.environment import job_environment
 from web.launchers.attempt import AttemptFolder
 from web.launchers.base import Evidence, Launcher, LaunchSpec
+from web.launchers.last_words import last_words
 from web.launchers.local import command_line
 from web.preferences import Preferences
 from web.queue.endings import Ending, ending_of
@@ -107,7 +110,9 @@ class Supervisor:
         """What follows the job's runs."""
         key = (job.id, job.attempt)
         if key not in self._watches:
-            self._watches[key] = RunWatch(job.run_folders, job.started_at or 0.0)
+            self._watches[key] = RunWatch(
+                job.run_folders, job.started_at or 0.0, attempt=self.folder(job).path
+            )
         return self._watches[key]
 
     def _launch(self, job: Job) -> None:
@@ -119,6 +124,9 @@ class Supervisor:
             atomic.write_text(folder.config_path, snapshot[0])
             command = command_line(self.settings.command, job.launcher)
             environment = job_environment(job.devices, hf_token=self.preferences.hf_token)
+            environment[STARTED] = f"{job.started_at}"
+            if not job.run_folders:
+                environment[STATUS_FOLDER] = f"{folder.path}"
             self.launcher.submit(
                 LaunchSpec(
                     folder=folder, argv=[*command, str(folder.config_path), f"--name={job.name}"],
@@ -183,10 +191,13 @@ class Supervisor:
     def _finish(self, job: Job, seen: Evidence) -> None:
         watch = self.watch(job)
         status = watch.status()
-        said = self.folder(job).last_line()
+        words = last_words(self.folder(job).last_output())
         if seen.exit is None and status is not None and status.exit is not None and not watch.is_over():
             status = replace(status, exit=None)  # one of several runs ended well, and then the rest vanished
-        ending = ending_of(seen.exit, status, job.stop_mode, said=said, rebooted=seen.rebooted)
+        ending = ending_of(
+            seen.exit, status, job.stop_mode, said=words.line, rebooted=seen.rebooted,
+            passed_on=words.exit if job.launcher.get("accelerate") else None, saved=watch.has_checkpoint(),
+        )  # fmt: skip
         watch.forget_commands()
         self._stopper.forget(job)
         self._printed.pop(job.id, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from toolkit.errors import RunError
+from toolkit.runs.checkpoints import list_checkpoints
 from toolkit.runs.commands import CommandBox
 from toolkit.runs.status import FINAL_PHASES, Status, Watch, judge, read_status
 from web.queue.jobs import Job
@@ -19,10 +20,11 @@ _SKEW_S = 2.0  # a file server's clock may differ a little from ours
 
 
 class RunWatch:
-    """Follows the runs of one attempt."""
+    """Follows the runs of one attempt; without a run folder, the attempt's own folder tells."""
 
-    def __init__(self, folders: Sequence[str], started_at: float) -> None:
-        self.folders = [Path(folder) for folder in folders]
+    def __init__(self, folders: Sequence[str], started_at: float, *, attempt: Path) -> None:
+        self.folders = [Path(folder) for folder in folders] or [attempt]
+        self._has_runs = bool(folders)
         self._started_at = started_at
         self._since = time.monotonic()
         self._watch: Watch | None = None
@@ -45,6 +47,10 @@ class RunWatch:
         """Whether the last of the runs has ended, so that what its status says is the end of the job."""
         status = self._read(self.folders[-1] / "status.json") if self.folders else None
         return self._is_fresh(status) and status.exit is not None
+
+    def has_checkpoint(self) -> bool:
+        """Whether a run has left a checkpoint to go on from."""
+        return any(list_checkpoints(folder / "checkpoints") for folder in self.folders)
 
     def _read(self, path: Path) -> Status | None:
         try:
@@ -86,7 +92,9 @@ class RunWatch:
         return self._watch.verdict == "dead"
 
     def command(self, name: str) -> bool:
-        """Give the runs that are there a command; whether there were any."""
+        """Give the runs that are there a command; whether there were any that can obey."""
+        if name in ("save", "sample") and not self._has_runs:
+            return False
         boxes = [CommandBox(folder / "commands") for folder in self._current()]
         for box in boxes:
             with suppress(OSError):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from toolkit.runs.checkpoints import list_checkpoints
 from web.launchers.attempt import AttemptFolder
 from web.problems import not_found
 from web.queue.jobs import Job
@@ -43,8 +44,19 @@ def job_context(services: Services, job: Job) -> dict[str, Any]:
     return {
         "job": job, "tabs": TABS, "active": job.status in ACTIVE, "editable": job.status in EDITABLE,
         "stop_modes": modes if job.status in ACTIVE else (), "grace": services.settings.stop_grace_s,
-        "resumes": job.status in EDITABLE and job.attempt > 0 and job.step > 0 and job.status != "completed",
+        "resumes_at": _resumes_at(services, job),
     }  # fmt: skip
+
+
+def _resumes_at(services: Services, job: Job) -> int | None:
+    """The step that an ended job goes on from; None if it has no checkpoint to go on from."""
+    if job.status not in EDITABLE or job.attempt == 0 or job.status == "completed":
+        return None
+    for number in range(len(job.run_folders), 0, -1):  # of several runs the last one that has begun
+        run = shown_run(services, job, number)
+        if run is not None and (found := list_checkpoints(run.checkpoints)):
+            return found[-1][0]
+    return None
 
 
 def _page(

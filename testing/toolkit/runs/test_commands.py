@@ -38,7 +38,7 @@ def test_other_files_are_noted_once_and_left_alone(tmp_path: Path, caplog: pytes
         (tmp_path / name).touch()
     assert box.poll() == box.poll() == {"sample"}
     assert len(caplog.messages) == 1
-    assert "stpo is no command; known: sample, save, stop" in caplog.text
+    assert "stpo is no command; known: abort, sample, save, stop" in caplog.text
     assert (tmp_path / "stpo").exists()
 
 
@@ -88,6 +88,21 @@ def test_a_second_ctrl_c_interrupts_but_an_echo_of_the_first_does_not(
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_abort_ends_at_once_by_the_first_interrupt_or_when_it_is_seen(tmp_path: Path) -> None:
+    box = CommandBox(tmp_path)
+    with StopRequest(box).install() as stop:
+        box.put("abort")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert box.poll() == set() and not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        box.put("abort")
+        with pytest.raises(KeyboardInterrupt):
+            stop.check()
+    assert box.poll() == set()
 
 
 def test_handlers_are_restored_after_an_error() -> None:

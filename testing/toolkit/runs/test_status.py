@@ -105,7 +105,7 @@ def test_speed_is_measured_and_leaves_out_other_phases(tmp_path: Path) -> None:
         (RunError("the loss is NaN\nat step 3"), "failed", 1, "the loss is NaN"),
         (ZeroDivisionError("division by zero"), "failed", 1, "ZeroDivisionError: division by zero"),
         (JobStopped("commands/stop"), "stopped", EXIT_STOPPED, "commands/stop"),
-        (KeyboardInterrupt(), "stopped", EXIT_STOPPED, "interrupted"),
+        (KeyboardInterrupt(), "stopped", 130, "interrupted"),
         (None, "finished", 0, None),
     ],
 )
