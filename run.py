@@ -296,10 +296,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.disable()  # nothing to collect before a job runs, and looking for it costs a tenth of the start
     try:
         with teed(arguments.log):
-            return _main(arguments)
+            code = _main(arguments)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         report(error)
         return EXIT_USAGE
+    except BrokenPipeError:  # who reads has gone, as `head` does: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
     finally:
         if collects:
             gc.enable()

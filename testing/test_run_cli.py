@@ -289,3 +289,11 @@ def test_a_full_check_shows_how_far_it_is_on_a_terminal(tmp_path, monkeypatch, c
         assert run.main(["--check", "--full", path]) == EXIT_OK
         shown = capsys.readouterr().err
         assert ("pictures:" in shown) == ("/6" in shown) == is_terminal
+
+
+def test_a_reader_that_leaves_is_no_error():
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} run.py --schema | head -1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")

@@ -146,6 +146,7 @@ def test_some_of_the_images(drawings, tmp_path):
         (["--fixed-noise-std", "0"], 2, ["fixed_noise_std: 0.0 must be in (0, 1]"]),
         (["--timestep-type", "sigmoit"], 2, ["did you mean 'sigmoid'?"]),
         (["--against-base"], 2, ["against_base: needs a LoRA"]),
+        (["--lora-multiplier", "nan"], 2, ["lora_multiplier: nan must be between -100 and 100"]),
         (["--lora", "no.safetensors"], 2, ["lora: no such file"]),
         (["--target-q", "0.1", "--no-caption-ablation-compare"], 2, ["target_q: needs the comparison"]),
         (["--job-name", "a/b"], 2, ["job_name: 'a/b' cannot"]),

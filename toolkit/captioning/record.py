@@ -15,8 +15,10 @@ from typing import Any
 
 from toolkit.captioning.planning import Picture
 from toolkit.data.captions import read_text
-from toolkit.errors import DatasetError, Problem, RunError
+from toolkit.errors import ConfigError, DatasetError, Problem, RunError
 from toolkit.runs import atomic
+
+_REMEDY = "it is the captions.jsonl of a captioning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,14 @@ def write_caption(picture: Picture, caption: str, record: Record) -> None:
 def undo(path: Path) -> tuple[int, list[str]]:
     """Put back what the latest run of a record replaced: how many files, and a line for each that was left.
 
-    A file that was changed since stays as it is. Raises RunError for a file that is no record.
+    A file that was changed since stays as it is. Raises ConfigError without such a file, RunError for a file
+    that is no record.
     """
+    if not path.is_file():
+        raise ConfigError(Problem("caption.record", "no such file", file=str(path), remedy=_REMEDY))
     rows = _last_run(path)
     if not rows:
-        remedy = "it is the captions.jsonl of a captioning"
-        raise RunError(Problem("caption.record", "holds no run of captions", file=str(path), remedy=remedy))
+        raise RunError(Problem("caption.record", "holds no run of captions", file=str(path), remedy=_REMEDY))
     restored, left = 0, []
     for each in reversed(list(_written(rows))):
         file = Path(each.file)

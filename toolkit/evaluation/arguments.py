@@ -97,6 +97,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     **dict.fromkeys(("fdr", "target_q"), (lambda value: 0 < value < 1, "must be between 0 and 1")),
     "target_se": (lambda value: value > 0, "must be above 0"),
+    "lora_multiplier": (lambda value: abs(value) <= 100, "must be between -100 and 100"),
     "t_range": (lambda value: 0 <= value[0] < value[1] <= 1, "must rise inside 0 and 1"),
     "job_name": (
         lambda value: (

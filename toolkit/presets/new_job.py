@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.data.buckets import choose_bucket
-from toolkit.errors import ConfigError, Problem
+from toolkit.errors import ConfigError, Problem, RunError
 from toolkit.models.catalogue import find_architecture
 from toolkit.paths import resolve_path
 from toolkit.presets.catalogue import Card, Preset, find_preset
@@ -81,9 +81,12 @@ def write_job(
         remedy = "choose another file with --out, or move this one away"
         raise ConfigError(Problem("new.exists", "exists already", file=str(path), remedy=remedy))
     plan = make_plan(preset, card, look, name=name, trigger=trigger)
-    with atomic.reporting(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(path, render(plan, photos, path))
+    try:
+        with atomic.reporting(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(path, render(plan, photos, path))
+    except RunError as error:
+        raise ConfigError(error.problems) from None  # a mistake on the command line: nothing has run
     return _told(plan, path, vram=vram, given=given)
 
 
@@ -305,6 +308,10 @@ def _told(plan: Plan, path: Path, *, vram: float | None, given: float | None) ->
 
 def _notes(plan: Plan) -> list[str]:
     look, notes = plan.look, []
+    if look.unreadable or look.bad_captions:
+        notes.append(
+            "a run is refused until what cannot be read is mended or gone; --check says what is wrong"
+        )
     if not look.captions:
         word = f"'{plan.trigger}' alone" if plan.trigger else "nothing at all"
         notes.append(

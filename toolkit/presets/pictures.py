@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 from statistics import median
@@ -12,17 +12,22 @@ from toolkit.data.captions import read_caption
 from toolkit.data.image_files import IMAGE_SUFFIXES, inspect_header
 from toolkit.data.inspection import walk_files
 from toolkit.errors import DatasetError, Problem
+from toolkit.text import count
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen. sizes: (width, height) of each readable picture; captions: texts that are not empty."""
+    """What was seen. sizes: (width, height) of each readable picture; captions: texts that are not empty.
+
+    unreadable, bad_captions: files of pictures and captions that a run would refuse.
+    """
 
     folder: Path
     sizes: list[tuple[int, int]]
     unreadable: list[str]
     captions: list[str]
     caption_ext: str
+    bad_captions: list[str] = field(default_factory=list)
 
     @property
     def side(self) -> float:
@@ -45,9 +50,11 @@ class Look:
         with_captions = f"{len(self.captions)} of {len(self.sizes)} pictures have captions"
         lines = [f"{len(self.sizes)} pictures, {spread}; {shown}"]
         lines.append(f"{with_captions} ({self.caption_ext})" if self.captions else "no captions")
-        if self.unreadable:
-            lines.append(f"{len(self.unreadable)} that cannot be read: {', '.join(self.unreadable[:5])}")
-        return lines
+        return lines + [
+            f"{count(len(names), what)} that cannot be read: {', '.join(names[:5])}"
+            for names, what in ((self.unreadable, "picture"), (self.bad_captions, "caption"))
+            if names
+        ]
 
 
 def look_at(folder: Path) -> Look:
@@ -71,17 +78,20 @@ def look_at(folder: Path) -> Look:
         message = f"no images found in {folder}; looked for {looked_for} in it and its folders"
         raise DatasetError(Problem("data.no_images", message))
     extension = max(CAPTION_SUFFIXES, key=lambda ext: sum(p.with_suffix(ext).is_file() for p in found))
-    return Look(folder, sizes, unreadable, _captions(found, extension), extension)
+    texts, bad = _captions(found, extension)
+    return Look(folder, sizes, unreadable, texts, extension, bad)
 
 
-def _captions(pictures: list[Path], extension: str) -> list[str]:
-    """The captions that can be read and are not empty; the check tells about the others."""
-    texts = []
+def _captions(pictures: list[Path], extension: str) -> tuple[list[str], list[str]]:
+    """The captions that are not empty, and the names of files that cannot be read."""
+    texts, bad = [], []
     for path in pictures:
+        file = path.with_suffix(extension)
         try:
-            caption = read_caption(path.with_suffix(extension))
+            caption = read_caption(file)
         except DatasetError:
+            bad.append(file.name)
             continue
         if caption is not None and caption.text:
             texts.append(caption.text)
-    return texts
+    return texts, bad

@@ -33,7 +33,7 @@ def reporting(path: Path, doing: str = "written", *, size: int | None = None) ->
         other = getattr(error, "filename", None)
         if other is not None and not Path(os.fsdecode(other)).is_relative_to(Path(path).parent):
             reason = f"{reason}: {os.fsdecode(other)}"
-        remedy = "make it writable, or set training_folder to another place"
+        remedy = "make it writable, or write to another place (of runs: training_folder)"
         if number in _FULL:
             reason += _space(Path(path), size)
             remedy = "free some space, or set training_folder to another disk"

@@ -89,6 +89,11 @@ def test_recaption_replaces_and_undo_puts_back(photos):
     assert undo(photos.parent / "out" / "captions.jsonl") == (0, [])
 
 
+def test_undo_of_what_is_not_there_is_a_mistake(tmp_path):
+    with pytest.raises(ConfigError, match="captions.jsonl: no such file"):
+        undo(tmp_path / "captions.jsonl")
+
+
 def test_undo_leaves_what_was_changed_since(photos):
     caption(request(photos), Namer())
     (photos / "a.txt").write_text("better", encoding="utf-8")

@@ -245,3 +245,19 @@ def test_what_was_written_trains(place):
     folder = place / "output" / "pictures"
     assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2]
     assert (folder / "pictures.safetensors").is_file()
+
+
+def test_what_a_run_would_refuse_is_named(place):
+    (place / "pictures" / "disk0.png").write_bytes(b"")
+    (place / "pictures" / "disk1.txt").write_bytes(b"\xff\xfea")
+    told = "\n".join(write_job("pictures", "tiny-sd"))
+    assert "1 picture that cannot be read: disk0.png" in told
+    assert "1 caption that cannot be read: disk1.txt" in told
+    assert "a run is refused until what cannot be read is mended or gone" in told
+
+
+def test_a_file_that_cannot_be_written_is_a_mistake_on_the_command_line(place):
+    (place / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match="cannot be written") as caught:
+        write_job("pictures", "tiny-sd", out="file/job.yml")
+    assert caught.value.exit_code == EXIT_USAGE
