@@ -258,6 +258,17 @@ def test_a_clone_has_a_name_of_its_own_and_the_same_devices(client, services, jo
     assert opened(client, f"/jobs/new?clone={job.id}")["f:config.name"] == ["small_copy_2"]
 
 
+@pytest.mark.parametrize("name", ["x" * 96, "y" * 99 + "z", "é" * 75, "e. " * 33 + "e"])
+def test_a_clone_of_a_job_with_a_long_name_has_a_name_that_fits_and_is_free(client, services, config, name):
+    job = actions.create_job(services, config(name), devices=["cpu:0"])
+    names = set()
+    for _ in range(3):
+        values = opened(client, f"/jobs/new?clone={job.id}")
+        assert post(client, values, "save").status_code == 303
+        names.add(values["f:config.name"][0])
+    assert len(names) == 3 and all(re.search(r"_copy(_[23])?$", each) for each in names)
+
+
 def test_devices_and_processes_are_stored(client, services, job):
     values = opened(client, f"/jobs/{job.id}/edit")
     post(client, values, "save", device=["gpu:0", "gpu:1"], accelerate="2")
@@ -311,3 +322,5 @@ def test_values_are_found_under_their_other_spellings(client, services, config):
 
 def test_free_names_are_free():
     assert free_name("a", set()) == "a" and free_name("a", {"a", "a_2"}) == "a_3"
+    assert free_name("a" * 120, {"a" * 100}) == "a" * 98 + "_2"
+    assert free_name("a" * 99 + " b", ()) == "a" * 99

@@ -17,7 +17,6 @@ from web.preflight import check_text
 from web.problems import ApiError, invalid, not_found
 from web.queue.devices import parse_devices
 from web.queue.jobs import Job
-from web.queue.listing import JobQuery, list_jobs
 from web.routes.page_route import back_to, page_router
 from web.services import Served, Services
 
@@ -170,7 +169,7 @@ def _saved(request: Request, services: Served, draft: Draft, *, start: bool) -> 
         )
     else:
         named = actions.check(services, draft.text).name
-        name = None if named else starts.free_name("untitled", _names(services, "untitled"))
+        name = None if named else actions.free_name(services, "untitled")
         job = actions.create_job(services, draft.text, name=name, devices=draft.devices, launcher=launcher)
     draft.job_id, draft.etag, draft.base = job.id, job.etag, draft.text
     if start:
@@ -197,7 +196,7 @@ def _page(request: Request, services: Services, draft: Draft, status: int = 200)
 
 def _cloned(services: Services, job_id: str) -> Draft:
     job: Job = services.store.get(job_id)
-    name = starts.free_name(f"{job.name}_copy", _names(services, job.name))
+    name = actions.free_name(services, job.name, "_copy")
     text = with_name(services.store.config(job_id), name)
     return Draft(text=text, devices=job.devices, accelerate=str(job.launcher.get("accelerate", 0)))
 
@@ -215,20 +214,14 @@ def _started(services: Services, example: str, dataset: str) -> Draft:
         raise not_found(f"example {source}")
     process, _ = process_of(parse(text))
     on_gpu = gpu is not None and process.get("device") != "cpu"
-    wanted = dataset or source
     text = starts.adapted(
-        text, starts.free_name(wanted, _names(services, wanted)), training_folder=root,
+        text, actions.free_name(services, dataset or source), training_folder=root,
         device=None if on_gpu else "cpu",
     )  # fmt: skip
     if dataset:
         text = starts.with_dataset(text, str(datasets[dataset]))
     cpu = next((each for each in services.settings.devices if each.startswith("cpu")), None)
     return Draft(text=text, devices=(gpu if on_gpu else cpu or services.settings.devices[0],))  # type: ignore[arg-type]
-
-
-def _names(services: Services, like: str) -> set[str]:
-    found, _ = list_jobs(services.database, JobQuery(text=like, limit=500))
-    return {job.name for job in found}
 
 
 def _first_gpu(services: Services) -> str | None:
