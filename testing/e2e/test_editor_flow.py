@@ -148,3 +148,41 @@ def test_a_review_can_be_left_and_saved_though_the_job_was_changed_or_deleted_el
     page.click("text=Save as draft")
     expect(page.locator("h1")).to_have_text("two tabs")
     page.context.close()
+
+
+def test_back_to_a_job_that_was_deleted_meanwhile_shows_what_was_typed(browser: Any, server: str) -> None:
+    page = browser.new_context(base_url=server).new_page()
+    text = "job: train\nconfig: {name: soon gone, process: [{type: sd_trainer, train: {steps: 5}}]}\n"
+    job = page.request.post("/api/jobs", data={"config_yaml": text}).json()["id"]
+    page.goto(f"/jobs/{job}/edit")
+    fill(page, train__steps="777")
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    page.wait_for_url("**/jobs")
+    page.request.delete(f"/api/jobs/{job}")
+    page.go_back()
+    expect(page.locator(STEPS)).to_have_value("777")
+    expect(page.locator("#content")).to_contain_text("was deleted meanwhile")
+    page.click("text=Save as draft")
+    expect(page.locator("h1")).to_have_text("soon gone")
+    page.context.close()
+
+
+def test_a_browser_that_forbids_pages_to_keep_anything_can_still_edit(page: Any) -> None:
+    page.add_init_script("""Object.defineProperty(window, "sessionStorage", {
+      get() { throw new DOMException("not allowed", "SecurityError"); },
+    })""")
+    page.goto("/jobs/new?dataset=drawings")
+    fill(page, config__name="kept nowhere", train__steps="777")
+    page.click("text=Show as YAML")
+    expect(page.locator("#text")).to_have_value(re.compile("steps: 777"))
+    page.click("text=Save as draft")
+    expect(page.locator("h1")).to_have_text("kept nowhere")
+    page.goto("/datasets/zrb_faces")
+    card = page.locator("li.picture").first
+    before = card.locator("textarea").input_value()
+    for text in ("kept in its file", before):
+        card.locator("textarea").fill(text)
+        expect(card.locator(".state")).to_have_text("Saved")
+    card.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Undo").click()
+    expect(card.locator("textarea")).to_have_value(before)

@@ -10,6 +10,7 @@
 
   const waiting = new WeakMap(); // form -> timer
   const saving = new WeakMap(); // form -> the save in progress
+  const tab = (() => { try { return sessionStorage; } catch { return null; } })(); // null: it is forbidden here
   const KEPT = "caption "; // and the address: what this tab keeps of a caption that was not stored when its page was left
 
   function setState(form, text) { form.querySelector(".state").textContent = text; }
@@ -64,7 +65,7 @@
     form.classList.remove("clash");
     form.classList.toggle("dirty", isDirty(form));
     setState(form, isDirty(form) ? "" : "Saved");
-    if (!isDirty(form)) sessionStorage.removeItem(KEPT + form.dataset.url);
+    if (!isDirty(form)) tab?.removeItem(KEPT + form.dataset.url);
   }
 
   // Another caption is there than this page knows of: one that it sent itself, however late it arrived, or somebody else's.
@@ -89,22 +90,22 @@
   // What is sent while a page is left may arrive after the next one was read, or never: the tab keeps it until it is stored.
   function keep(form) {
     const kept = { text: form.elements.caption.value, etag: form.elements.etag.value, sent: form.sent ?? [] };
-    try { sessionStorage.setItem(KEPT + form.dataset.url, JSON.stringify(kept)); } catch { /* no room: it is sent all the same */ }
+    try { tab?.setItem(KEPT + form.dataset.url, JSON.stringify(kept)); } catch { /* no room: it is sent all the same */ }
   }
 
   function recall() {
     const shown = new Map([...document.querySelectorAll("form.caption")].map((form) => [form.dataset.url, form]));
-    for (const key of Object.keys(sessionStorage).filter((each) => each.startsWith(KEPT))) {
-      const url = key.slice(KEPT.length), kept = JSON.parse(sessionStorage.getItem(key));
+    for (const key of Object.keys(tab ?? {}).filter((each) => each.startsWith(KEPT))) {
+      const url = key.slice(KEPT.length), kept = JSON.parse(tab.getItem(key));
       const form = shown.get(url);
       if (!form) finish(url, kept);
-      else if (same(form.elements.caption.defaultValue, kept.text)) sessionStorage.removeItem(key);
+      else if (same(form.elements.caption.defaultValue, kept.text)) tab?.removeItem(key);
       else if (!form.elements.caption.readOnly) resume(form, kept);
     }
   }
 
   function resume(form, kept) {
-    sessionStorage.removeItem(KEPT + form.dataset.url); // the page has it now, and keeps it again if it is left
+    tab?.removeItem(KEPT + form.dataset.url); // the page has it now, and keeps it again if it is left
     form.elements.caption.value = kept.text;
     form.elements.etag.value = kept.etag;
     form.sent = [...kept.sent, kept.text];
@@ -120,7 +121,7 @@
     const isStored = theirs !== null && same(theirs.caption, kept.text);
     const mayStore = theirs !== null && !isStored && isOwn(theirs, kept.etag, kept.sent);
     if (isStored || response?.status === 404 || (mayStore && (await put(url, theirs.etag, kept.text))?.ok)) {
-      sessionStorage.removeItem(KEPT + url);
+      tab?.removeItem(KEPT + url);
     }
   }
 

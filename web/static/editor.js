@@ -1,29 +1,31 @@
 // The editor of a job: its buttons work in place, what is typed is kept by the tab; the YAML text has numbered lines and problems.
 "use strict";
 (function () {
-  if (!document.getElementById("editor")) return;
-  const form = () => document.getElementById("editor"); // another one after each press of a button
+  const form = () => document.getElementById("editor"); // another one after each press of a button; none on an error page
   const view = () => form().elements.view.value;
   const fields = () => new URLSearchParams(new FormData(form()));
   const root = document.body.dataset.root;
 
   // -- what is typed is kept by the tab, and shown again where the browser comes back -----------------
 
+  const tab = (() => { try { return sessionStorage; } catch { return null; } })(); // null: it is forbidden here
   const KEPT = "editor "; // and the name of a draft, which its places in the history know
   const MOST_KEPT = 10;
   const draft = history.state?.editor ?? `${Date.now()}`;
-  const drafts = () => Object.keys(sessionStorage).filter((key) => key.startsWith(KEPT)).sort(); // the oldest first
+  const kept = tab?.getItem(KEPT + draft), wanted = history.state?.view;
+  if (!form() && !kept) return;
+  const drafts = () => Object.keys(tab ?? {}).filter((key) => key.startsWith(KEPT)).sort(); // the oldest first
   let changed = location.pathname.endsWith("/jobs/edit"); // what was posted can only be had from here
 
   function keep() {
     const others = drafts().filter((key) => key !== KEPT + draft);
-    for (const key of others.slice(0, Math.max(0, others.length - MOST_KEPT + 1))) sessionStorage.removeItem(key);
-    try { sessionStorage.setItem(KEPT + draft, fields()); } catch { /* no room: the browser has asked before it leaves */ }
+    for (const key of others.slice(0, Math.max(0, others.length - MOST_KEPT + 1))) tab?.removeItem(key);
+    try { tab?.setItem(KEPT + draft, fields()); } catch { /* no room: the browser has asked before it leaves */ }
   }
 
   function forget() {
     changed = false;
-    sessionStorage.removeItem(KEPT + draft);
+    tab?.removeItem(KEPT + draft);
   }
 
   // An address that shows the same job and view when it is read again.
@@ -38,7 +40,7 @@
     return url;
   }
 
-  const place = () => history.replaceState({ editor: draft, view: view() }, "", address());
+  const place = () => form() && history.replaceState({ editor: draft, view: view() }, "", address());
 
   // Buttons answer in the same page, so that nothing typed hangs on a form that was posted.
   let busy = Promise.resolve();
@@ -46,13 +48,14 @@
 
   async function answer(action, body) {
     body.append("action", action);
-    form().inert = true; // what is typed until the answer comes would be lost
-    form().ariaBusy = "true";
+    const asking = form() ?? document.getElementById("content");
+    asking.inert = true; // what is typed until the answer comes would be lost
+    asking.ariaBusy = "true";
     const response = await fetch(`${root}/jobs/edit`, {
       method: "POST", body, credentials: "same-origin", headers: { Accept: "text/html" },
     }).catch(() => null);
-    form().inert = false;
-    form().ariaBusy = null;
+    asking.inert = false;
+    asking.ariaBusy = null;
     if (response?.redirected && response.ok && response.url.includes("/jobs/")) {
       forget();
       location.assign(response.url);
@@ -64,7 +67,7 @@
       window.toast(response ? `Not done: ${said ?? response.status}` : "The server cannot be reached.", true);
       return false;
     }
-    const etag = form().elements.etag.value;
+    const etag = form()?.elements.etag.value;
     document.getElementById("content").replaceChildren(...fresh.getElementById("content").childNodes);
     document.title = fresh.title;
     const isSaved = ["save", "start"].includes(action) && !["", etag].includes(form().elements.etag.value);
@@ -91,7 +94,7 @@
     }
   }
 
-  document.addEventListener("input", (event) => { changed ||= form().contains(event.target); });
+  document.addEventListener("input", (event) => { changed ||= form()?.contains(event.target); });
   document.addEventListener("submit", (event) => {
     if (event.target !== form() || !event.submitter) return;
     event.preventDefault();
@@ -103,7 +106,7 @@
   addEventListener("popstate", async () => {
     const { editor, view: wanted } = history.state ?? {}; // none of a place on this page that was just gone to
     await busy;
-    if (editor === draft && wanted !== view()) await press(wanted); // another view of what is written now
+    if (editor === draft && form() && wanted !== view()) await press(wanted); // another view of what is written now
     place();
   });
 
@@ -198,9 +201,8 @@
   }
 
   dress();
-  const kept = sessionStorage.getItem(KEPT + draft), wanted = history.state?.view ?? view();
   place();
-  if (kept !== null) {
+  if (kept) {
     press(wanted, new URLSearchParams(kept)).then((isShown) => {
       place();
       if (!isShown) return;
