@@ -11,9 +11,11 @@ from toolkit.runs import atomic
 from toolkit.runs.lock import read_holder
 from web.configs import CheckedConfig, as_text, bad_job_name, check_config, with_name
 from web.environment import job_environment
+from web.forms import starts
 from web.problems import ApiError, conflict, invalid, of_user_error
 from web.queue.devices import parse_devices
 from web.queue.jobs import Job
+from web.queue.listing import JobQuery, list_jobs
 from web.queue.states import ACTIVE, StopMode
 from web.services import Services
 
@@ -74,10 +76,23 @@ def clone_job(services: Services, job_id: str, name: str | None = None, key: str
     """A new draft with the config of another job and a name of its own. Raises 404, 409, 422."""
     job = services.store.get(job_id)
     text = services.store.config(job_id)
+    if name is None and key is not None:
+        name = starts.fitting(
+            job.name, "_copy"
+        )  # the same when it is asked for again: its key finds what was made
+    elif name is None:
+        name = free_name(services, job.name, "_copy")
     return create_job(
-        services, with_name(text, name or f"{job.name}_copy"), name=name or f"{job.name}_copy",
-        devices=job.devices, launcher=job.launcher, key=key,
-    )  # fmt: skip
+        services, with_name(text, name), name=name, devices=job.devices, launcher=job.launcher, key=key
+    )
+
+
+def free_name(services: Services, wanted: str, ending: str = "") -> str:
+    """wanted + ending as a name for a new job: one that fits, and that no job has yet."""
+    numbered = f"{ending}_9999"
+    shared = starts.fitting(wanted, numbered).removesuffix(numbered)  # what all of its names begin with
+    found, _ = list_jobs(services.database, JobQuery(text=shared, limit=500))
+    return starts.free_name(wanted, {job.name for job in found}, ending)
 
 
 def enqueue_job(services: Services, job_id: str, *, first: bool = False, start_queue: bool = True) -> Job:

@@ -20,6 +20,7 @@ from web.environment import is_secret_name
 
 MAX_BYTES = 256 * 1024
 MOST_STEPS = 2**53  # of a job; columns of the database hold no more than eight times that
+MOST_OF_NAME = (100, 150)  # characters, bytes
 _MAX_DEPTH = 60
 _MAX_NODES = 50_000  # once aliases are spelled out
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -44,7 +45,7 @@ class CheckedConfig:
 
 def bad_job_name(name: str) -> str | None:
     """Why a text cannot name a job, or None if it can: it also names a folder, on every system."""
-    if not _NAME.fullmatch(name) or len(name.encode()) > 150:
+    if not _NAME.fullmatch(name) or len(name.encode()) > MOST_OF_NAME[1]:
         return (
             "must be 1 to 100 letters, digits, blanks, '.', '-' and '_', "
             "begin with a letter or digit and not end with a dot or blank"

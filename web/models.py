@@ -125,7 +125,11 @@ class JobIn(Body):
 class CloneIn(Body):
     """A copy to make."""
 
-    name: str | None = Field(None, max_length=150, description="Default: <name>_copy.")
+    name: str | None = Field(
+        None,
+        max_length=150,
+        description="Default: <name>_copy, cut and numbered so that it fits and is free.",
+    )
 
 
 class EnqueueIn(Body):

@@ -17,6 +17,11 @@ DROP = """(data) => {
     document.body.dispatchEvent(new DragEvent(kind, {dataTransfer: files, bubbles: true, cancelable: true}));
 }"""
 
+LOSE_LAST_WORDS = """() => {
+  const send = window.fetch;
+  window.fetch = (url, options) => (options?.keepalive ? new Promise(() => {}) : send(url, options));
+}"""
+
 
 def expect(found: Any) -> Any:
     """Playwright's own; imported late, for who has it not."""
@@ -96,6 +101,78 @@ def test_two_who_write_one_caption_lose_nothing(browser: Any, server: str) -> No
         expect(area).to_have_value(kept)
         page.wait_for_timeout(300)
         assert page.request.get(url).json()["caption"] == kept
+    page.request.put(url, data={"caption": before})
+    page.context.close()
+
+
+def open_captions(browser: Any, server: str) -> tuple[Any, Any, str]:
+    """A tab without the check of its console, its first picture, and the address of the picture's caption."""
+    page = browser.new_context(base_url=server).new_page()
+    page.goto("/datasets/zrb_faces")
+    card = page.locator("li.picture").first
+    return page, card, f"/api/datasets/zrb_faces/items/{card.get_attribute('data-rel')}/caption"
+
+
+@pytest.mark.parametrize("arrives", ["at once", "late", "never"])
+def test_a_caption_survives_a_reload_at_once_and_is_no_conflict_with_itself(browser, server, arrives):
+    page, card, url = open_captions(browser, server)
+    before = page.request.get(url).json()["caption"]
+    late = []
+    if arrives != "at once":  # what the page sends while it is left has not arrived when it is read again
+        page.evaluate(LOSE_LAST_WORDS)
+    if arrives == "late":  # it arrives just before what the new page sends
+
+        def overtake(route: Any) -> None:
+            if route.request.method == "PUT" and not late:
+                late.append(page.request.put(url, data={"caption": "typed and gone"}))
+            route.continue_()
+
+        page.route("**/caption", overtake)
+    card.locator("textarea").fill("typed and gone")
+    page.reload()
+    expect(card.locator("textarea")).to_have_value("typed and gone")
+    if arrives != "at once":
+        expect(card.locator(".state")).to_have_text("Saved")
+    card.locator("textarea").fill("typed and gone on")
+    card.locator("textarea").press("Control+Enter")
+    expect(card.locator(".state")).to_have_text("Saved")
+    expect(card.locator(".clash-box")).to_have_count(0)
+    assert page.request.get(url).json()["caption"] == "typed and gone on"
+    assert bool(late) == (arrives == "late")
+    page.reload()
+    expect(card.locator("textarea")).to_have_value("typed and gone on")
+    assert page.evaluate("sessionStorage.length") == 0
+    page.request.put(url, data={"caption": before})
+    page.context.close()
+
+
+def test_a_caption_that_was_changed_elsewhere_before_the_reload_is_a_conflict(browser, server):
+    page, card, url = open_captions(browser, server)
+    before = page.request.get(url).json()["caption"]
+    page.evaluate(LOSE_LAST_WORDS)
+    card.locator("textarea").fill("mine")
+    page.request.put(url, data={"caption": "theirs"})
+    page.reload()
+    expect(card.locator(".clash-box")).to_contain_text("theirs")
+    expect(card.locator("textarea")).to_have_value("mine")
+    assert page.request.get(url).json()["caption"] == "theirs"
+    card.get_by_role("button", name="Take theirs").click()
+    page.reload()
+    expect(card.locator("textarea")).to_have_value("theirs")
+    expect(card.locator(".clash-box")).to_have_count(0)
+    page.request.put(url, data={"caption": before})
+    page.context.close()
+
+
+def test_a_caption_is_saved_from_a_page_that_no_longer_shows_its_picture(browser, server):
+    page, card, url = open_captions(browser, server)
+    before = page.request.get(url).json()["caption"]
+    page.evaluate(LOSE_LAST_WORDS)
+    card.locator("textarea").fill("typed and gone")
+    with page.expect_response(lambda answer: answer.request.method == "PUT") as answered:
+        page.goto("/datasets/zrb_faces?q=nothing-is-called-this")
+    assert answered.value.ok
+    assert page.request.get(url).json()["caption"] == "typed and gone"
     page.request.put(url, data={"caption": before})
     page.context.close()
 

@@ -42,6 +42,10 @@ RUN = """async (rules) => (await axe.run(document, {runOnly: rules})).violations
 )"""
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
+WIDEST = """() => [...document.querySelectorAll("#content *")].filter(
+  (each) => each.getBoundingClientRect().right > document.documentElement.clientWidth
+).map((each) => each.outerHTML.slice(0, 80)).slice(0, 4)"""
+
 
 def pages_of_jobs(page: Any) -> Iterator[str]:
     """The pages of the newest training and evaluation; of a draft where the flows have left none."""
@@ -75,6 +79,34 @@ def take_picture(page: Any, name: str) -> None:
     shown.crop((0, 0, shown.width, min(shown.height, TALLEST))).save(
         PICTURES / f"{name}.webp", quality=80, method=6
     )
+
+
+def name_at_length(page: Any, folder: Path) -> list[str]:
+    """Pages that show names as long as they may be: of pictures, and of a job that can be compared."""
+    folder.mkdir(exist_ok=True)
+    for stem in ("one " * 16 + "x", "n" * 64, "m" * 200):  # the same picture, so that they are duplicates too
+        Image.new("RGB", (40, 30), "red").save(folder / f"{stem}.png")
+        (folder / f"{stem}.txt").write_text("c" * 300)
+    config = f"job: train\nconfig: {{name: {'j' * 100}, process: []}}\n"
+    page.request.post("/api/jobs", data={"config_yaml": config})
+    (job,) = page.request.get(f"/api/jobs?q={'j' * 100}").json()["jobs"]
+    base = f"/datasets/{folder.name}"
+    return [
+        "/datasets", base, f"{base}/picture/{'m' * 200}.png", f"{base}/duplicates", f"{base}/evaluate",
+        f"{base}/replace?find=c&replace=d", f"{base}/delete", f"/compare?job={job['id']}", "/", "/jobs",
+        *(f"/jobs/{job['id']}{part}" for part in (*OF_A_JOB, "/delete")),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_names_fit(browser: Any, server: str, server_folder: Path, width: int) -> None:
+    wide = []
+    with open_tab(browser, server, viewport={"width": width, "height": 900}) as page:
+        for path in name_at_length(page, server_folder / "datasets" / "long_names"):
+            assert page.goto(path).status == 200, path
+            if page.evaluate(WIDER) > 0:
+                wide.append((path, page.evaluate(WIDEST)))
+    assert not wide
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])

@@ -157,6 +157,54 @@ def test_a_change_made_elsewhere_is_not_overwritten(client, services, config, jo
     assert "steps: 9" in html.unescape(inputs(page.text)["text"][0])  # what was typed is not lost
 
 
+def test_a_review_against_a_newer_text_says_so_and_can_be_saved(client, services, config, job):
+    values = opened(client, f"/jobs/{job.id}/edit")
+    assert "was changed elsewhere" not in post(client, values, "review", **{"f:train.steps": "9"}).text
+    actions.edit_job(services, job.id, config(steps=7))
+    page = post(client, values, "review", **{"f:train.steps": "9"})
+    assert page.status_code == 200 and "was changed elsewhere" in page.text
+    assert '<span class="removed">-        steps: 7' in page.text
+    assert post(client, inputs(page.text), "save").status_code == 303
+    assert "steps: 9" in services.store.config(job.id)
+
+
+@pytest.mark.parametrize("action", ["save", "start", "review", "yaml", "check"])
+def test_what_was_typed_for_a_job_that_is_deleted_meanwhile_becomes_a_new_one(client, services, job, action):
+    values = opened(client, f"/jobs/{job.id}/edit")
+    actions.delete_job(services, job.id)
+    page = post(client, values, action, **{"f:train.steps": "9"})
+    assert page.status_code == 404 and "was deleted" in page.text and "<h1>New job</h1>" in page.text
+    again = inputs(page.text)
+    assert "steps: 9" in html.unescape(again["text"][0]) and again["job"] == [""] and again["etag"] == [""]
+    assert not list_jobs(services.database, JobQuery())[0]  # nothing is stored before it is asked for
+    answer = post(client, again, "save")
+    assert answer.status_code == 303
+    assert "steps: 9" in services.store.config(answer.headers["location"].rsplit("/", 1)[-1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [("accelerate", "two", "a number up to 64"), ("device", "gpu", "is no device")],
+)
+def test_where_a_job_cannot_run_is_told_at_its_field_and_nothing_typed_is_lost(
+    client, services, job, field, value, told
+):
+    values = opened(client, f"/jobs/{job.id}/edit")
+    changes = {"f:train.steps": "9", field: value}
+    for action in ("save", "start", "review", "check"):
+        page = post(client, values, action, **changes)
+        assert page.status_code == 422 and told in page.text, action
+    for action in ("yaml", "add:datasets"):  # which ask for no device
+        page = post(client, values, action, **changes)
+        assert page.status_code == 200 and told in page.text, action
+    again = inputs(page.text)
+    assert "steps: 9" in html.unescape(again["text"][0])
+    if field == "accelerate":
+        assert again["accelerate"] == ["two"]
+        assert 'aria-invalid="true"' in re.search(r'<input id="accelerate"[^>]*>', page.text)[0]
+    assert "steps: 4" in services.store.config(job.id)
+
+
 def test_a_taken_name_is_told_and_the_text_is_kept(client, services, config, job):
     actions.create_job(services, config("other"))
     page = post(client, opened(client, f"/jobs/{job.id}/edit"), "save", **{"f:config.name": "other"})
@@ -208,6 +256,17 @@ def test_a_clone_has_a_name_of_its_own_and_the_same_devices(client, services, jo
     )
     assert post(client, values, "save").status_code == 303
     assert opened(client, f"/jobs/new?clone={job.id}")["f:config.name"] == ["small_copy_2"]
+
+
+@pytest.mark.parametrize("name", ["x" * 96, "y" * 99 + "z", "é" * 75, "e. " * 33 + "e"])
+def test_a_clone_of_a_job_with_a_long_name_has_a_name_that_fits_and_is_free(client, services, config, name):
+    job = actions.create_job(services, config(name), devices=["cpu:0"])
+    names = set()
+    for _ in range(3):
+        values = opened(client, f"/jobs/new?clone={job.id}")
+        assert post(client, values, "save").status_code == 303
+        names.add(values["f:config.name"][0])
+    assert len(names) == 3 and all(re.search(r"_copy(_[23])?$", each) for each in names)
 
 
 def test_devices_and_processes_are_stored(client, services, job):
@@ -263,3 +322,5 @@ def test_values_are_found_under_their_other_spellings(client, services, config):
 
 def test_free_names_are_free():
     assert free_name("a", set()) == "a" and free_name("a", {"a", "a_2"}) == "a_3"
+    assert free_name("a" * 120, {"a" * 100}) == "a" * 98 + "_2"
+    assert free_name("a" * 99 + " b", ()) == "a" * 99

@@ -140,6 +140,15 @@ def test_a_clone_has_the_config_under_another_name(client, config):
     assert client.post(f"/api/jobs/{job['id']}/clone", json={"name": "third one"}).status_code == 409
 
 
+def test_clones_have_names_that_fit_and_are_free_and_a_key_makes_one(client, config):
+    job = make(client, config, "n" * 100)
+    names = [client.post(f"/api/jobs/{job['id']}/clone").json()["name"] for _ in range(2)]
+    assert names == ["n" * 95 + "_copy", "n" * 93 + "_copy_2"]
+    other = make(client, config, "other")
+    made = [client.post(f"/api/jobs/{other['id']}/clone", headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    assert made[0].status_code == 201 and made[0].json()["id"] == made[1].json()["id"]
+
+
 def test_the_queue_is_entered_left_and_ordered(client, config):
     jobs = [make(client, config, name)["id"] for name in ("a", "b", "c")]
     for job_id in jobs:

@@ -24,11 +24,15 @@ NAME = f"{PREFIX}config.name"
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """What the page of a config shows. base: the text as it is stored; None: it has never been."""
+    """What the page of a config shows. base: the text as it is stored; None: it has never been.
+
+    devices and accelerate are as they were filled in; problems says what is wrong with them, by field.
+    """
 
     text: str
     devices: tuple[str, ...]
-    accelerate: int = 0
+    accelerate: str = "0"
+    problems: dict[str, str] = field(default_factory=dict)
     job_id: str = ""
     etag: str = ""
     base: str | None = None

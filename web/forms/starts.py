@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from toolkit.paths import ROOT
-from web.configs import with_name
+from web.configs import MOST_OF_NAME, with_name
 from web.forms.values import process_of
 from web.forms.yaml_text import change, parse
 
@@ -60,13 +60,20 @@ def list_datasets(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
 
 
-def free_name(wanted: str, taken: Collection[str]) -> str:
-    """The name, or the first of `name 2`, `name 3` … that is not taken."""
-    name, number = wanted, 1
+def free_name(wanted: str, taken: Collection[str], ending: str = "") -> str:
+    """wanted + ending, or the first of it with _2, _3 … that is not taken; cut before the ending to fit."""
+    name, number = fitting(wanted, ending), 1
     while name in taken:
         number += 1
-        name = f"{wanted}_{number}"
+        name = fitting(wanted, f"{ending}_{number}")
     return name
+
+
+def fitting(wanted: str, ending: str) -> str:
+    """wanted + ending, cut before the ending where it would be too long for a job's name."""
+    characters, size = MOST_OF_NAME
+    stem = wanted[: characters - len(ending)].encode()[: size - len(ending.encode())].decode(errors="ignore")
+    return (stem if stem == wanted else stem.rstrip(" .")) + ending
 
 
 def adapted(text: str, name: str, *, training_folder: Path | None, device: str | None) -> str:

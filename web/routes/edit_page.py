@@ -17,11 +17,11 @@ from web.preflight import check_text
 from web.problems import ApiError, invalid, not_found
 from web.queue.devices import parse_devices
 from web.queue.jobs import Job
-from web.queue.listing import JobQuery, list_jobs
 from web.routes.page_route import back_to, page_router
 from web.services import Served, Services
 
 router = page_router()
+MOST_PROCESSES = 64
 _EMPTY = """job: train
 config:
   name: untitled
@@ -80,7 +80,7 @@ def edit_job(job_id: str, request: Request, services: Served, view: Name = "form
     job, text = services.store.get(job_id), services.store.config(job_id)
     draft = Draft(
         text=text, base=text, devices=job.devices, job_id=job.id, etag=job.etag,
-        accelerate=int(job.launcher.get("accelerate", 0)), view="yaml" if view == "yaml" else "form",
+        accelerate=str(job.launcher.get("accelerate", 0)), view="yaml" if view == "yaml" else "form",
     )  # fmt: skip
     return _page(request, services, draft)
 
@@ -90,6 +90,8 @@ def change_job(request: Request, services: Served, posted: Posted) -> Response:
     """What the buttons of the form do: show it as YAML, add an entry, check, review, save, start."""
     values = {key: listed[-1] for key, listed in posted.items()}
     draft = _draft(services, values, posted.get("device", []))
+    job = _job_of(services, draft)
+    is_gone = bool(values.get("job")) and job is None
     action, _, name = values.get("action", "save").partition(":")
     try:
         if values.get("view") == "form":
@@ -100,46 +102,74 @@ def change_job(request: Request, services: Served, posted: Posted) -> Response:
             draft.text = without_entry(draft.text, name)
         elif action in ("form", "yaml"):
             draft.view = action
-        elif action == "check":
+        elif draft.problems:
+            listed = [{"pointer": key, "detail": said} for key, said in draft.problems.items()]
+            raise invalid("the job cannot run like that", errors=listed)
+        elif action == "check" and not is_gone:
             draft.checked = check_text(services.settings, draft.text, draft.devices)
-        elif action == "review" and draft.base is not None:
-            draft.review = True
-        else:
+        elif action == "review" and job is not None:
+            _review(draft, job)
+        elif not is_gone:
             return _saved(request, services, draft, start=action == "start")
     except ApiError as error:
         draft.errors += [error.detail] if not error.errors else [
             f"{each.get('pointer', '')}: {each['detail']}".lstrip("/: ") for each in error.errors
         ]  # fmt: skip
         return _page(request, services, draft, status=error.status)
-    return _page(request, services, draft)
+    return _page(request, services, draft, status=404 if is_gone else 200)
 
 
 def _draft(services: Services, values: dict[str, str], devices: list[str]) -> Draft:
-    job_id = values.get("job", "")
-    text = values.get("text", "").replace("\r\n", "\n")
-    try:
-        chosen = parse_devices(devices) or services.settings.devices[:1]
-    except ValueError as error:
-        raise invalid(str(error), "/device") from None
-    count = values.get("accelerate", "0").strip() or "0"
-    if not count.isascii() or not count.isdigit() or int(count) > 64:
-        raise invalid("must be a number up to 64", "/accelerate")
-    return Draft(
-        text=text, devices=chosen, accelerate=int(count), job_id=job_id, etag=values.get("etag", ""),
-        base=services.store.config(job_id) if job_id else None,
-        view="yaml" if values.get("view") == "yaml" else "form",
+    draft = Draft(
+        text=values.get("text", "").replace("\r\n", "\n"), devices=tuple(devices),
+        accelerate=values.get("accelerate", "").strip() or "0", job_id=values.get("job", ""),
+        etag=values.get("etag", ""), view="yaml" if values.get("view") == "yaml" else "form",
     )  # fmt: skip
+    try:
+        draft.devices = parse_devices(devices) or services.settings.devices[:1]
+    except ValueError as error:
+        draft.problems["device"] = str(error)
+    count = draft.accelerate
+    if not (count.isascii() and count.isdigit() and len(count) < 4 and int(count) <= MOST_PROCESSES):
+        draft.problems["accelerate"] = f"must be a number up to {MOST_PROCESSES}"
+    return draft
+
+
+def _job_of(services: Services, draft: Draft) -> Job | None:
+    """The job that a draft changes, with its text as the base; of one that is gone, it makes a new one."""
+    if not draft.job_id:
+        return None
+    try:
+        job = services.store.get(draft.job_id)
+        draft.base = services.store.config(draft.job_id)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        draft.job_id = draft.etag = ""
+        draft.base, draft.review = None, False
+        draft.said = "The job was deleted meanwhile. What you typed is kept: saving it makes a new job."
+        return None
+    return job
+
+
+def _review(draft: Draft, job: Job) -> None:
+    # What is saved from here on is meant for the text that is shown beside it.
+    if draft.etag != job.etag:
+        draft.said = (
+            "The job was changed elsewhere since you began. Below is what you change of it as it is now."
+        )
+    draft.review, draft.etag = True, job.etag
 
 
 def _saved(request: Request, services: Served, draft: Draft, *, start: bool) -> Response:
-    launcher = {"kind": "local", "accelerate": draft.accelerate}
+    launcher = {"kind": "local", "accelerate": int(draft.accelerate)}
     if draft.job_id:
         job = actions.edit_job(
             services, draft.job_id, draft.text, devices=draft.devices, launcher=launcher, if_match=draft.etag
         )
     else:
         named = actions.check(services, draft.text).name
-        name = None if named else starts.free_name("untitled", _names(services, "untitled"))
+        name = None if named else actions.free_name(services, "untitled")
         job = actions.create_job(services, draft.text, name=name, devices=draft.devices, launcher=launcher)
     draft.job_id, draft.etag, draft.base = job.id, job.etag, draft.text
     if start:
@@ -152,12 +182,12 @@ def _saved(request: Request, services: Served, draft: Draft, *, start: bool) -> 
 
 
 def _page(request: Request, services: Services, draft: Draft, status: int = 200) -> Response:
+    job = _job_of(services, draft)
     view = form_view(services, draft)
     if view.cards is None:
         draft.view = "yaml"
     context: dict[str, Any] = {
-        "draft": draft, "form": view, "lanes": services.settings.devices,
-        "job": services.store.get(draft.job_id) if draft.job_id else None,
+        "draft": draft, "form": view, "lanes": services.settings.devices, "job": job,
         "changes": draft.differences() if draft.review else [],
         "datasets": [str(path) for path in starts.list_datasets(services.preferences.datasets_root)],
     }  # fmt: skip
@@ -166,9 +196,9 @@ def _page(request: Request, services: Services, draft: Draft, status: int = 200)
 
 def _cloned(services: Services, job_id: str) -> Draft:
     job: Job = services.store.get(job_id)
-    name = starts.free_name(f"{job.name}_copy", _names(services, job.name))
+    name = actions.free_name(services, job.name, "_copy")
     text = with_name(services.store.config(job_id), name)
-    return Draft(text=text, devices=job.devices, accelerate=int(job.launcher.get("accelerate", 0)))
+    return Draft(text=text, devices=job.devices, accelerate=str(job.launcher.get("accelerate", 0)))
 
 
 def _started(services: Services, example: str, dataset: str) -> Draft:
@@ -184,20 +214,14 @@ def _started(services: Services, example: str, dataset: str) -> Draft:
         raise not_found(f"example {source}")
     process, _ = process_of(parse(text))
     on_gpu = gpu is not None and process.get("device") != "cpu"
-    wanted = dataset or source
     text = starts.adapted(
-        text, starts.free_name(wanted, _names(services, wanted)), training_folder=root,
+        text, actions.free_name(services, dataset or source), training_folder=root,
         device=None if on_gpu else "cpu",
     )  # fmt: skip
     if dataset:
         text = starts.with_dataset(text, str(datasets[dataset]))
     cpu = next((each for each in services.settings.devices if each.startswith("cpu")), None)
     return Draft(text=text, devices=(gpu if on_gpu else cpu or services.settings.devices[0],))  # type: ignore[arg-type]
-
-
-def _names(services: Services, like: str) -> set[str]:
-    found, _ = list_jobs(services.database, JobQuery(text=like, limit=500))
-    return {job.name for job in found}
 
 
 def _first_gpu(services: Services) -> str | None:

@@ -10,12 +10,16 @@
 
   const waiting = new WeakMap(); // form -> timer
   const saving = new WeakMap(); // form -> the save in progress
+  const tab = (() => { try { return sessionStorage; } catch { return null; } })(); // null: it is forbidden here
+  const KEPT = "caption "; // and the address: what this tab keeps of a caption that was not stored when its page was left
 
   function setState(form, text) { form.querySelector(".state").textContent = text; }
 
+  const same = (one, other) => one.trim() === other.trim(); // as captions are stored
+
   function isDirty(form) {
     const area = form.elements.caption;
-    return !area.readOnly && area.value.trim() !== (form.saved ?? area.defaultValue).trim();
+    return !area.readOnly && !same(area.value, form.saved ?? area.defaultValue);
   }
 
   function save(form, options = {}) {
@@ -26,46 +30,102 @@
     return next;
   }
 
+  function later(form) {
+    setState(form, "Not saved: the server cannot be reached. Trying again …");
+    waiting.set(form, setTimeout(() => save(form), 5000));
+  }
+
+  const put = (url, etag, caption, keepalive = false) => fetch(url, {
+    method: "PUT", credentials: "same-origin", keepalive,
+    headers: { "Content-Type": "application/json", "If-Match": etag, Accept: "application/json" },
+    body: JSON.stringify({ caption }),
+  }).catch(() => null);
+  const read = (url) => fetch(url, { credentials: "same-origin", headers: { Accept: "application/json" } }).catch(() => null);
+
   async function send(form, { keepalive = false, force = false } = {}) {
     if (!isDirty(form) && !force) return;
     const text = form.elements.caption.value;
     setState(form, "Saving …");
     ownWrite = Date.now();
-    let response;
-    try {
-      response = await fetch(form.dataset.url, {
-        method: "PUT", credentials: "same-origin", keepalive,
-        headers: { "Content-Type": "application/json", "If-Match": form.elements.etag.value, Accept: "application/json" },
-        body: JSON.stringify({ caption: text }),
-      });
-    } catch {
-      setState(form, "Not saved: the server cannot be reached. Trying again …");
-      waiting.set(form, setTimeout(() => save(form), 5000));
-      return;
-    }
+    form.sent = [...(form.sent ?? []), text]; // it may be stored though its answer is lost
+    const response = await put(form.dataset.url, form.elements.etag.value, text, keepalive);
+    if (response === null) { later(form); return; }
     ownWrite = Date.now();
     const body = await response.json().catch(() => ({}));
-    if (response.ok) {
-      form.saved = text;
-      form.elements.etag.value = body.etag;
-      form.querySelector(".clash-box")?.remove();
-      form.classList.remove("clash");
-      form.classList.toggle("dirty", isDirty(form));
-      setState(form, isDirty(form) ? "" : "Saved");
-    } else if (response.status === 412) {
-      await clash(form);
+    if (response.ok) stored(form, text, body.etag);
+    else if (response.status === 412) await meet(form);
+    else setState(form, `Not saved: ${body.detail ?? response.status}`);
+  }
+
+  function stored(form, text, etag) {
+    form.saved = text;
+    form.sent = [];
+    form.elements.etag.value = etag;
+    form.querySelector(".clash-box")?.remove();
+    form.classList.remove("clash");
+    form.classList.toggle("dirty", isDirty(form));
+    setState(form, isDirty(form) ? "" : "Saved");
+    if (!isDirty(form)) tab?.removeItem(KEPT + form.dataset.url);
+  }
+
+  // Another caption is there than this page knows of: one that it sent itself, however late it arrived, or somebody else's.
+  async function meet(form) {
+    const response = await read(form.dataset.url);
+    if (response === null) { later(form); return; }
+    const theirs = await response.json().catch(() => null);
+    if (!response.ok || theirs === null) {
+      setState(form, response.status === 404 ? "Not saved: the picture is gone." : `Not saved: ${theirs?.detail ?? response.status}`);
+    } else if (same(theirs.caption, form.elements.caption.value)) {
+      stored(form, form.elements.caption.value, theirs.etag);
+    } else if (isOwn(theirs, form.elements.etag.value, form.sent ?? [])) {
+      form.elements.etag.value = theirs.etag;
+      save(form, { force: true });
     } else {
-      setState(form, `Not saved: ${body.detail ?? response.status}`);
+      clash(form, theirs);
     }
   }
 
-  async function clash(form) {
-    const response = await fetch(form.dataset.url, { credentials: "same-origin", headers: { Accept: "application/json" } });
-    const theirs = await response.json().catch(() => null);
-    if (!response.ok || theirs === null) {
-      setState(form, "Not saved: the picture is gone.");
-      return;
+  const isOwn = (theirs, etag, sent) => theirs.etag === etag || sent.some((text) => same(text, theirs.caption));
+
+  // What is sent while a page is left may arrive after the next one was read, or never: the tab keeps it until it is stored.
+  function keep(form) {
+    const kept = { text: form.elements.caption.value, etag: form.elements.etag.value, sent: form.sent ?? [] };
+    try { tab?.setItem(KEPT + form.dataset.url, JSON.stringify(kept)); } catch { /* no room: it is sent all the same */ }
+  }
+
+  function recall() {
+    const shown = new Map([...document.querySelectorAll("form.caption")].map((form) => [form.dataset.url, form]));
+    for (const key of Object.keys(tab ?? {}).filter((each) => each.startsWith(KEPT))) {
+      const url = key.slice(KEPT.length), kept = JSON.parse(tab.getItem(key));
+      const form = shown.get(url);
+      if (!form) finish(url, kept);
+      else if (same(form.elements.caption.defaultValue, kept.text)) tab?.removeItem(key);
+      else if (!form.elements.caption.readOnly) resume(form, kept);
     }
+  }
+
+  function resume(form, kept) {
+    tab?.removeItem(KEPT + form.dataset.url); // the page has it now, and keeps it again if it is left
+    form.elements.caption.value = kept.text;
+    form.elements.etag.value = kept.etag;
+    form.sent = [...kept.sent, kept.text];
+    form.classList.add("dirty");
+    setState(form, "Not saved yet");
+    saving.set(form, meet(form));
+  }
+
+  // The same where the page shows no such picture; what was changed elsewhere is asked about once one does.
+  async function finish(url, kept) {
+    const response = await read(url);
+    const theirs = response?.ok ? await response.json() : null;
+    const isStored = theirs !== null && same(theirs.caption, kept.text);
+    const mayStore = theirs !== null && !isStored && isOwn(theirs, kept.etag, kept.sent);
+    if (isStored || response?.status === 404 || (mayStore && (await put(url, theirs.etag, kept.text))?.ok)) {
+      tab?.removeItem(KEPT + url);
+    }
+  }
+
+  function clash(form, theirs) {
     form.classList.add("clash");
     setState(form, "Not saved");
     form.querySelector(".clash-box")?.remove();
@@ -86,10 +146,7 @@
     mine.addEventListener("click", () => { form.elements.etag.value = theirs.etag; save(form, { force: true }); form.elements.caption.focus(); });
     other.addEventListener("click", () => {
       form.elements.caption.value = theirs.caption;
-      form.saved = theirs.caption;
-      form.elements.etag.value = theirs.etag;
-      form.classList.remove("clash", "dirty");
-      box.remove();
+      stored(form, theirs.caption, theirs.etag);
       setState(form, "Taken over");
       form.elements.caption.focus();
     });
@@ -129,11 +186,16 @@
     }
   });
   addEventListener("pagehide", () => {
-    for (const form of document.querySelectorAll("form.caption.dirty:not(.clash)")) save(form, { keepalive: true });
+    for (const form of document.querySelectorAll("form.caption.dirty")) {
+      keep(form);
+      if (!form.classList.contains("clash")) send(form, { keepalive: true }); // at once: what is on its way may never be answered
+    }
   });
   addEventListener("beforeunload", (event) => {
     if (document.querySelector("form.caption.clash")) event.preventDefault();
   });
+
+  recall();
 
   // -- deleting ------------------------------------------------------------------------------------
 
