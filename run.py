@@ -12,14 +12,21 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, JobStopped, UserError
+from toolkit.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    JobStopped,
+    UserError,
+)
 from toolkit.packages import explain_missing_packages, missing_package
 from toolkit.tee import teed
 
 if TYPE_CHECKING:
     from toolkit.config_modules.loading import LoadedJob
 
-EXIT_INTERRUPTED = 130  # Ctrl-C before a job could write a checkpoint; what shells use for it
 
 # Read by libraries when they are imported, so they are set before any of them is.
 ENVIRONMENT = {

@@ -19,13 +19,20 @@ from typing import TYPE_CHECKING
 # As a file (`python tools/caption_dataset.py`) it finds its packages only from the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, ConfigError, JobStopped, UserError
+from toolkit.errors import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    ConfigError,
+    JobStopped,
+    UserError,
+)
 from toolkit.packages import explain_missing_packages
 
 if TYPE_CHECKING:
     from toolkit.captioning.request import CaptionRequest
 
-EXIT_INTERRUPTED = 130
 EPILOG = f"""exit codes: {EXIT_OK} every picture has its caption; {EXIT_FAILURE} some could not be captioned;
 {EXIT_USAGE} a mistake in the arguments, the pictures or the model: nothing was written;
 {EXIT_INTERRUPTED} interrupted (Ctrl-C, SIGTERM): the same command goes on from there"""

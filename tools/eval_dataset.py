@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 # As a file (`python tools/eval_dataset.py`) it finds its packages only from the repository's root.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, JobStopped, UserError
+from toolkit.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, JobStopped, UserError
 from toolkit.packages import explain_missing_packages
 
 if TYPE_CHECKING:
     from toolkit.evaluation.request import EvalRequest
 
 EXIT_MODEL = 3  # as ai-toolkit's tool: the model cannot be loaded
-EXIT_INTERRUPTED = 130
 EPILOG = f"""exit codes: {EXIT_OK} the report is written; {EXIT_FAILURE} it could not be finished;
 {EXIT_USAGE} a mistake in the arguments or the data; {EXIT_MODEL} the model cannot be loaded or measured;
 {EXIT_INTERRUPTED} interrupted (Ctrl-C, SIGTERM): the same command goes on from there"""

@@ -99,7 +99,15 @@ def test_a_job_obeys_stop_and_goes_on(tmp_path, drawings, monkeypatch):
     status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     assert status["phase"] == "stopped"
     assert not list(folder.glob("*.html"))
+    told, tick = [], StatusWriter.tick
+
+    def counting_ticks(self, step=None, **changes: Any) -> None:
+        told.extend([] if step is None else [step])
+        tick(self, step, **changes)
+
+    monkeypatch.setattr(StatusWriter, "tick", counting_ticks)
     run_job(load_job(file))
+    assert told == list(range(2, NUM + 1)), "what was measured before is no speed of this attempt"
     assert len(measured) == NUM
     assert len(read(folder).images) == NUM
 

@@ -205,23 +205,23 @@ class Evaluator:
     ) -> None:
         """Measure all conditions of some images at some draws, or take them from the records."""
         stage = MAIN_STAGE
-        done, total = 0, len(outcomes)
+        count = self._count(what, len(outcomes))
         chunks = _groups(outcomes, lambda o: (o.item.bucket, len(o.names)), self.settings.batch_size)
         for chunk in chunks:
             found = [known.get((stage, outcome.key, draws.start)) for outcome in chunk]
-            if any(
+            missing = any(
                 record is None or len(record.t) != len(draws) or len(record.losses) != len(outcome.names)
                 for record, outcome in zip(found, chunk, strict=True)
-            ):
-                self._check_stop(what, done, total)
+            )
+            if missing:
+                count.begin()
                 found = self._measure_chunk(stage, chunk, draws, None)
             for outcome, record in zip(chunk, found, strict=True):
                 assert record is not None
                 losses, t = numpy.array(record.losses, numpy.float32), numpy.array(record.t, numpy.float32)
                 outcome.losses = numpy.concatenate([outcome.losses, losses], axis=1)
                 outcome.t = numpy.concatenate([outcome.t, t])
-            done += len(chunk)
-            self.progress(what, done, total)
+            count.end(len(chunk), measured=missing)
 
     def _measure_chunk(
         self, stage: str, chunk: Sequence[Outcome], draws: range, names: Sequence[str] | None
@@ -293,24 +293,24 @@ class Evaluator:
     def _measure_base(self, outcomes: Sequence[Outcome], known: Known) -> None:
         """The own caption with the network switched off, on the draws that the image had with it."""
         assert self.network is not None
-        done, total, what = 0, len(outcomes), "images without the LoRA"
+        count = self._count("images without the LoRA", len(outcomes))
         conditions = max([1, *(len(outcome.names) for outcome in outcomes)])
         size = self.settings.batch_size * conditions
         chunks = _groups(outcomes, lambda o: (o.item.bucket, o.num_draws), size)
         with self.network.enabled(False):
             for chunk in chunks:
                 found = [known.get((BASE_STAGE, outcome.key, 0)) for outcome in chunk]
-                if any(
+                missing = any(
                     record is None or len(record.t) != outcome.num_draws
                     for record, outcome in zip(found, chunk, strict=True)
-                ):
-                    self._check_stop(what, done, total)
+                )
+                if missing:
+                    count.begin()
                     found = self._measure_chunk(BASE_STAGE, chunk, range(chunk[0].num_draws), [OWN])
                 for outcome, record in zip(chunk, found, strict=True):
                     assert record is not None
                     outcome.base_losses = numpy.array(record.losses[0])
-                done += len(chunk)
-                self.progress(what, done, total)
+                count.end(len(chunk), measured=missing)
 
     def _measure_edits(
         self,
@@ -319,17 +319,18 @@ class Evaluator:
         known: Known,
     ) -> None:
         """Each image's changed captions on its first draws."""
-        total, what = len(outcomes), "images, changed captions"
-        for done, outcome in enumerate(outcomes, start=1):
-            outcome.edits = list(edits.get(outcome.key, []))
+        count = self._count("images, changed captions", len(outcomes))
+        for outcome in outcomes:
+            outcome.edits, missing = list(edits.get(outcome.key, [])), False
             if outcome.edits:
                 record = known.get((EDIT_STAGE, outcome.key, 0))
-                if record is None or len(record.losses) != len(outcome.edits):
-                    self._check_stop(what, done - 1, total)
+                missing = record is None or len(record.losses) != len(outcome.edits)
+                if record is None or missing:
+                    count.begin()
                     record = self._edited(outcome)
                     self.records.append([record])
                 outcome.edit_losses = numpy.array(record.losses)
-            self.progress(what, done, total)
+            count.end(1, measured=missing)
 
     def _edited(self, outcome: Outcome, num_draws: int = BLOCK) -> Record:
         rows, t = [], []
@@ -344,9 +345,38 @@ class Evaluator:
             t = measured.t[0].tolist()
         return Record(outcome.key, EDIT_STAGE, 0, rows, t)
 
-    def _check_stop(self, what: str, done: int, total: int) -> None:
+    def _count(self, what: str, total: int) -> _Count:
+        return _Count(what, total, self.progress, self.should_stop)
+
+
+@dataclass(slots=True)
+class _Count:
+    """Progress of a pass. Images that the records hold take no time and are told only with the next one."""
+
+    what: str
+    total: int
+    progress: Callable[[str, int, int], None]
+    should_stop: Callable[[], bool]
+    done: int = 0
+    told: int = 0
+
+    def begin(self) -> None:
+        """Some images will be measured now. Raises JobStopped if a stop was asked for."""
         if self.should_stop():
-            raise JobStopped(f"stopped after {done} of {total} {what}; the same command goes on from there")
+            place = f"{self.done} of {self.total} {self.what}"
+            raise JobStopped(f"stopped after {place}; the same command goes on from there")
+        if self.told < self.done:
+            self._tell()
+
+    def end(self, number: int, *, measured: bool) -> None:
+        """So many images more are through."""
+        self.done += number
+        if measured or self.done == self.total:
+            self._tell()
+
+    def _tell(self) -> None:
+        self.told = self.done
+        self.progress(self.what, self.done, self.total)
 
 
 def _groups(
