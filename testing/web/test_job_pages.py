@@ -93,6 +93,8 @@ def test_a_job_resumes_from_the_step_of_its_newest_checkpoint(client, services, 
     shutil.rmtree(job.run_folder)
     page = client.get(f"/jobs/{job.id}/head").text
     assert "Resume" not in page and "Start again" in page
+    set_columns(services, job, kind="eval")
+    assert ">Go on<" in client.get(f"/jobs/{job.id}/head").text
 
 
 def test_the_log_is_read_on_from_where_it_was(client, services, ended):

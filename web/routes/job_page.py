@@ -45,6 +45,8 @@ def job_context(services: Services, job: Job) -> dict[str, Any]:
         "job": job, "tabs": TABS, "active": job.status in ACTIVE, "editable": job.status in EDITABLE,
         "stop_modes": modes if job.status in ACTIVE else (), "grace": services.settings.stop_grace_s,
         "resumes_at": _resumes_at(services, job),
+        # These have no checkpoint, and a record of all that is done.
+        "goes_on": job.kind in ("eval", "caption") and job.attempt > 0 and job.status != "completed",
     }  # fmt: skip
 
 
