@@ -77,9 +77,8 @@ def clone_job(services: Services, job_id: str, name: str | None = None, key: str
     job = services.store.get(job_id)
     text = services.store.config(job_id)
     if name is None and key is not None:
-        name = starts.fitting(
-            job.name, "_copy"
-        )  # the same when it is asked for again: its key finds what was made
+        # The same when it is asked for again: its key finds what was made.
+        name = starts.fitting(job.name, "_copy")
     elif name is None:
         name = free_name(services, job.name, "_copy")
     return create_job(
