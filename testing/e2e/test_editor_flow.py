@@ -140,6 +140,7 @@ def test_a_review_can_be_left_and_saved_though_the_job_was_changed_or_deleted_el
     page.click("text=Go on editing")
     leave_and_come_back(page)
     page.click("#form button:has-text('Save…')")
+    page.locator("#confirm").wait_for()
     page.request.delete(f"/api/jobs/{job}")
     page.click("#confirm")
     expect(page.locator("#content")).to_contain_text("was deleted meanwhile")
