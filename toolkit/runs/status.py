@@ -205,13 +205,23 @@ class StatusWriter:
                 self._status = replace(self._status, updated_at=time.time())
                 status = self._status
             try:
-                atomic.write_json(self.path, asdict(status), durable=durable)
+                _replace(self.path, asdict(status), durable=durable)
                 self._complained = False
             except RunError as error:
                 # A full disk must not end a run that may still be able to go on; the next beat tries again.
                 if not self._complained:
                     logger.warning("%s", error)
                 self._complained = True
+
+
+def _replace(path: Path, content: dict[str, Any], *, durable: bool) -> None:
+    """Write a status; on a full disk in place, as one that stands still looks like a run that was killed."""
+    try:
+        atomic.write_json(path, content, durable=durable)
+    except RunError as error:
+        if not atomic.is_full(error) or not path.exists():
+            raise
+        atomic.overwrite(path, atomic.to_json(content, indent=2) + "\n")
 
 
 def read_status(path: Path) -> Status | None:
