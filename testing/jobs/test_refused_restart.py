@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import run
 from testing.job_helpers import training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.runs.standing import headline, look
+from toolkit.training.checkpoints import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,20 @@ def test_what_only_a_loaded_model_tells_is_refused_and_leaves_the_run_as_it_was(
     assert line.startswith("does not fit this config: it alone has ") and " weights such as unet." in line
     (line,) = refused_again(tmp_path, capsys, model, {"model": {"prediction_type": "v_prediction"}})
     assert line == "was made with objective epsilon, this config has v_prediction"
+
+
+def test_the_rank_of_a_checkpoint_that_does_not_tell_it_is_seen_from_its_weights(tmp_path, capsys, model):
+    assert run.main([str(training_config(tmp_path, model, "c", train={"steps": 2}))]) == 0
+    folder = tmp_path / "out" / "c" / "checkpoints" / "step_000000002"
+    state, manifest = (json.loads((folder / name).read_text()) for name in ("state.json", "manifest.json"))
+    nature = state["identity"]["nature"]
+    state["identity"]["nature"] = {key: value for key, value in nature.items() if "." not in key}
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest["files"]["state.json"] = sha256_of(folder / "state.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    line = "was made with network.linear 4, this config has 8"
+    assert refused_again(tmp_path, capsys, model, {"network": {"linear": 8}}) == [line]
+    assert run.main([str(training_config(tmp_path, model, "c", train={"steps": 3}))]) == 0
 
 
 def test_a_run_that_was_killed_is_still_told_as_killed(tmp_path, capsys, model):

@@ -180,6 +180,21 @@ def test_a_full_disk_keeps_neither_the_counters_nor_the_end_from_being_told(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_too_long_for_the_room_of_a_full_disk_is_told_by_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunError), writer(tmp_path / "status.json"):
+        fill(monkeypatch)
+        raise RunError("no space" + 100_000 * " left\n")
+    status = read(tmp_path / "status.json")
+    assert status.phase == "failed" and status.exit is not None
+    assert (status.exit["code"], status.info, status.exit["error"][0]) == (
+        1,
+        "no space left",
+        "no space left",
+    )
+
+
 def test_a_first_status_on_a_full_disk_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
