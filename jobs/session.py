@@ -20,8 +20,9 @@ from toolkit.runs.lineage import ForeignCheckpointError, Nature, require_same
 from toolkit.runs.lock import RunLock
 from toolkit.runs.logfile import LogFile
 from toolkit.runs.metrics import MetricsWriter, read_metrics
+from toolkit.runs.process import this_process
 from toolkit.runs.standing import killed_before
-from toolkit.runs.status import Phase, StatusWriter
+from toolkit.runs.status import Phase, Status, StatusWriter
 from toolkit.runs.webhook import post_json
 from toolkit.training.progress import Progress
 
@@ -64,8 +65,7 @@ class Session:
             stack.push(self._put_back)  # while the lock is held, after everything else has ended
             self.folder.remove_parts()
             stack.enter_context(LogFile(self.folder.log_path))
-            if self._nature is not None:
-                require_same(self.folder.checkpoints, self._nature)
+            self._require_same()
             self.metrics = stack.enter_context(MetricsWriter(self.folder.metrics_path))
             self.status = StatusWriter(
                 self.folder.status_path, job=self.loaded.config.job, name=self.folder.name,
@@ -86,6 +86,20 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return self._stack.__exit__(kind, error, trace)
+
+    def _require_same(self) -> None:
+        """Raise ForeignCheckpointError if the folder holds another training, before anything is replaced."""
+        if self._nature is None:
+            return
+        try:
+            require_same(self.folder.checkpoints, self._nature)
+        except ForeignCheckpointError as error:
+            ending = {"code": error.exit_code, "error": str(error).splitlines()}
+            name, host = self.folder.name, this_process().host
+            self._tell(Status(
+                name=name, host=host, phase="failed", total_steps=self._total_steps, exit=ending
+            ))  # fmt: skip
+            raise
 
     def _remember(self) -> None:
         """Keep what the folder says of the run before this attempt."""
@@ -112,8 +126,11 @@ class Session:
             self.box.clear()
 
     def _tell_the_end(self) -> None:
+        self._tell(self.status.status)
+
+    def _tell(self, status: Status) -> None:
         """POST how the run ended, where the config asks for it; a webhook that fails is a note."""
-        status, notify = self.status.status, self._notify
+        notify = self._notify
         if notify is None or notify.url is None or status.phase not in notify.when:
             return
         error = [] if status.exit is None else status.exit["error"]
