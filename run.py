@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from toolkit.errors import (
     EXIT_FAILURE,
@@ -26,7 +29,6 @@ from toolkit.tee import teed
 
 if TYPE_CHECKING:
     from toolkit.config_modules.loading import LoadedJob
-
 
 # Read by libraries when they are imported, so they are set before any of them is.
 ENVIRONMENT = {
@@ -254,12 +256,12 @@ def run_all(jobs: Sequence[LoadedJob], recover: bool) -> int:
 
 def run_one(job: LoadedJob) -> int:
     """Run one job; its exit code. Nothing a job raises gets past this, except SystemExit."""
-    print("\n#############################################")
-    print(f"# Running job: {job.config.name}")
-    print("#############################################\n", flush=True)
-    for note in job.notes:
-        print(f"note: {note}")
     try:
+        print("\n#############################################")
+        print(f"# Running job: {job.config.name}")
+        print("#############################################\n", flush=True)
+        for note in job.notes:
+            print(f"note: {note}")
         from jobs.base_job import run_job
 
         run_job(job)
@@ -269,9 +271,8 @@ def run_one(job: LoadedJob) -> int:
     except JobStopped as stop:
         print(f"Job stopped{f': {stop}' if str(stop) else ''}")
         return EXIT_STOPPED
-    except KeyboardInterrupt:
-        print("Interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return interrupted(interrupt)
     except Exception as error:  # noqa: BLE001 - a bug of ours: shown whole; the summary and --recover still hold
         import traceback
 
@@ -281,6 +282,33 @@ def run_one(job: LoadedJob) -> int:
             traceback.print_exc()
         return EXIT_FAILURE
     return EXIT_OK
+
+
+def interrupted(interrupt: KeyboardInterrupt) -> int:
+    """Say that Ctrl-C, or a signal like it, ended what was going on; the exit code."""
+    sys.stdout.flush()
+    print(f"Interrupted{f' by {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM end the block as Ctrl-C does, wherever no run has a handler of its own yet.
+
+    Does nothing outside the main thread, where Python allows no handlers.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt("SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def report(error: UserError) -> None:
@@ -338,8 +366,8 @@ def _main(arguments: argparse.Namespace) -> int:
     except UserError as error:  # here and not in main, so that a log file gets the lines too
         report(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return interrupted(interrupt)
 
 
 def _obey(arguments: argparse.Namespace) -> int:
@@ -358,8 +386,9 @@ def _obey(arguments: argparse.Namespace) -> int:
             return steer(action, getattr(arguments, action), as_json=arguments.json)
     if arguments.check:
         return check(arguments)
-    jobs = load_all(arguments.config_file_list, arguments.name)
-    return run_all([replace(job, rescan=arguments.rescan) for job in jobs], arguments.recover)
+    with terminable():
+        jobs = load_all(arguments.config_file_list, arguments.name)
+        return run_all([replace(job, rescan=arguments.rescan) for job in jobs], arguments.recover)
 
 
 if __name__ == "__main__":

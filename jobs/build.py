@@ -351,11 +351,15 @@ def intervals(section: TrainingSection) -> dict[str, Any]:
 
 
 def identity(section: TrainingSection, order: EpochOrder, nature: dict[str, Any]) -> RunIdentity:
-    """What a checkpoint remembers of its run, to notice that it is asked to go on with another."""
+    """What a checkpoint remembers of its run, to notice that it is asked to go on with another.
+
+    nature: what is known of the model once it is loaded.
+    """
+    from jobs.nature import known_nature
     from toolkit.training.run_state import RunIdentity
 
     return RunIdentity(
-        nature={"optimizer": section.train.optimizer} | nature,
+        nature=known_nature(section) | nature,
         items=order.fingerprint,
         num_items=order.num_items,
         batches_per_epoch=order.num_batches,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jobs import build
 from jobs.diffusion_data import TrainingData
 from jobs.keeper_sheet import draw_keeper_sheet
+from jobs.nature import known_nature
 from jobs.remedies import memory_remedies, policies
 from jobs.session import Session
 from jobs.trackers import tracking
@@ -58,6 +59,7 @@ def open_session(loaded: LoadedJob, section: DiffusionProcess) -> Session:
         total_steps=section.train.steps,
         stems=build.file_stems(section, name),
         notify=section.notify,
+        nature=known_nature(section),
     )
 
 

@@ -13,13 +13,16 @@ from typing import Any, TypeVar
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.notify import NotifyConfig
 from toolkit.errors import JobStopped, RunError
+from toolkit.runs import atomic
 from toolkit.runs.commands import CommandBox, StopRequest, start_of_attempt
 from toolkit.runs.layout import RunFolder
+from toolkit.runs.lineage import ForeignCheckpointError, Nature, require_same
 from toolkit.runs.lock import RunLock
 from toolkit.runs.logfile import LogFile
 from toolkit.runs.metrics import MetricsWriter, read_metrics
+from toolkit.runs.process import this_process
 from toolkit.runs.standing import killed_before
-from toolkit.runs.status import Phase, StatusWriter
+from toolkit.runs.status import Phase, Status, StatusWriter
 from toolkit.runs.webhook import post_json
 from toolkit.training.progress import Progress
 
@@ -29,7 +32,8 @@ Value = TypeVar("Value")
 class Session:
     """Context manager that owns a run folder. However the block ends, the folder tells how.
 
-    Raises RunError if another process owns the folder or it cannot be written.
+    nature: what the config tells of the training; a run of another nature in the folder is left as it was.
+    Raises RunError if another process owns the folder, it holds another training or cannot be written.
     """
 
     def __init__(
@@ -41,11 +45,14 @@ class Session:
         total_steps: int | None = None,
         stems: tuple[str, ...] = (),
         notify: NotifyConfig | None = None,
+        nature: Nature | None = None,
     ) -> None:
         self.loaded = loaded
         self.folder = RunFolder(root, name, stems)
         self._total_steps = total_steps
         self._notify = notify
+        self._nature = nature
+        self._before: dict[Path, bytes] = {}
         self._stack = ExitStack()
         self.listeners: list[Callable[[int, dict[str, Any]], None]] = []
 
@@ -54,8 +61,11 @@ class Session:
         with ExitStack() as stack:
             lock = stack.enter_context(RunLock(self.folder.lock_path))
             killed = killed_before(self.folder.path)
+            self._remember()
+            stack.push(self._put_back)  # while the lock is held, after everything else has ended
             self.folder.remove_parts()
             stack.enter_context(LogFile(self.folder.log_path))
+            self._require_same()
             self.metrics = stack.enter_context(MetricsWriter(self.folder.metrics_path))
             self.status = StatusWriter(
                 self.folder.status_path, job=self.loaded.config.job, name=self.folder.name,
@@ -77,14 +87,50 @@ class Session:
     ) -> bool | None:
         return self._stack.__exit__(kind, error, trace)
 
+    def _require_same(self) -> None:
+        """Raise ForeignCheckpointError if the folder holds another training, before anything is replaced."""
+        if self._nature is None:
+            return
+        try:
+            require_same(self.folder.checkpoints, self._nature)
+        except ForeignCheckpointError as error:
+            ending = {"code": error.exit_code, "error": str(error).splitlines()}
+            name, host = self.folder.name, this_process().host
+            self._tell(Status(
+                name=name, host=host, phase="failed", total_steps=self._total_steps, exit=ending
+            ))  # fmt: skip
+            raise
+
+    def _remember(self) -> None:
+        """Keep what the folder says of the run before this attempt."""
+        for path in (self.folder.status_path, self.folder.config_path):
+            with atomic.reporting(path, "read"), suppress(FileNotFoundError):
+                self._before[path] = atomic.read_bytes(path)
+
+    def _put_back(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Have the folder tell of the run before again if this attempt was refused for being another one.
+
+        It changed nothing of that run; most refusals come before anything was written, some once the model
+        is loaded.
+        """
+        if isinstance(error, ForeignCheckpointError):
+            for path, data in self._before.items():
+                if atomic.read_bytes(path) != data:
+                    atomic.write_bytes(path, data)
+
     def _forget_commands(self) -> None:
         """Remove what nobody obeys any more: the next run here may be of this very process."""
         with suppress(OSError, RunError):
             self.box.clear()
 
     def _tell_the_end(self) -> None:
+        self._tell(self.status.status)
+
+    def _tell(self, status: Status) -> None:
         """POST how the run ended, where the config asks for it; a webhook that fails is a note."""
-        status, notify = self.status.status, self._notify
+        notify = self._notify
         if notify is None or notify.url is None or status.phase not in notify.when:
             return
         error = [] if status.exit is None else status.exit["error"]

@@ -21,10 +21,9 @@ from toolkit.models.catalogue import find_architecture
 from toolkit.models.shared.components import component_hash
 from toolkit.models.shared.weightless import fill_with_shapes, is_weightless
 from toolkit.networks.adapters import AdapterNetwork
-from toolkit.networks.catalogue import resolve_network
+from toolkit.networks.catalogue import FULL_RANK, resolve_network
 from toolkit.networks.embedding import TextualInversion, attach_embedding, save_embedding
 from toolkit.networks.key_formats import style_of
-from toolkit.networks.lycoris import FULL_RANK
 from toolkit.networks.saving import load_network, save_network
 from toolkit.stable_diffusion_model import StableDiffusion
 
@@ -56,14 +55,8 @@ class TrainedModel:
 
     @property
     def nature(self) -> dict[str, Any]:
-        """What makes a checkpoint of this training useless to another one."""
-        network = self.network
-        adapter = None if network is None else f"{network.kind.title} with alpha {network.alpha:g}"
-        vectors = None if self.embedding is None else f"{self.embedding.num_vectors} vectors"
-        return {
-            "adapter": adapter, "embedding": vectors, "objective": self.model.objective.name,
-            "base model": self.base_hash,
-        }  # fmt: skip
+        """What makes a checkpoint useless to a training of another model; jobs/nature.py has the rest."""
+        return {"objective": self.model.objective.name, "base model": self.base_hash}
 
     @property
     def summary(self) -> str:

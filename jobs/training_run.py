@@ -26,7 +26,7 @@ from toolkit.runs.levels import by_level
 from toolkit.runs.status import Phase
 from toolkit.training.checkpoint_writer import CheckpointWriter
 from toolkit.training.out_of_memory import BatchOutOfMemory, UpdateOutOfMemory, free_memory, no_memory
-from toolkit.training.progress import Progress
+from toolkit.training.progress import Progress, nothing_left
 from toolkit.training.report import contact_sheet, loss_plot
 from toolkit.training.run_report import write_run_report
 from toolkit.training.run_state import NUM_KEPT, RunIdentity, load_state, snapshot
@@ -82,12 +82,17 @@ class TrainingRun:
         self.started_at_step = 0
         self.stream: Stream | None = None
 
+    @property
+    def _total(self) -> int:
+        """How many steps the run has at its end: those asked for, or those that were done already."""
+        return max(self.trainer.settings.steps, self.trainer.state.step)
+
     def resume(self) -> None:
         """Go back to the newest valid checkpoint, if there is one. Raises RunError if it is another run's."""
         folder = self.session.folder
         self.writer.step, notes = load_state(folder.checkpoints, self.trainer, self.identity)
         self.session.notes(notes)
-        self.session.status.update(step=self.trainer.state.step)
+        self.session.status.update(step=self.trainer.state.step, total_steps=self._total)
         if self.outputs.validator is not None:
             self.outputs.validator.resume(self.trainer.state.step)
         for path in folder.set_aside(after_step=self.trainer.state.step):
@@ -113,9 +118,7 @@ class TrainingRun:
         trainer, outputs, session = self.trainer, self.outputs, self.session
         self.started_at_step = trainer.state.step
         if trainer.state.step >= trainer.settings.steps:
-            session.say(
-                f"note: all {trainer.settings.steps} steps are done already; raise train.steps to go on"
-            )
+            session.note(nothing_left(trainer.state.step, trainer.settings.steps))
         elif outputs.force_first_sample or self._preview_is_missing():
             self._preview()
         if session.stop_requested():
@@ -127,7 +130,7 @@ class TrainingRun:
             self._save_state()  # there must be something to go back to
         self._open()
         try:
-            with Progress(session.folder.name, trainer.settings.steps, start=trainer.state.step) as self.bar:
+            with Progress(session.folder.name, self._total, start=trainer.state.step) as self.bar:
                 while (finished := self._train()) is None:
                     free_memory()
                 self._log()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from testing.config_helpers import GENERATE
 from testing.job_helpers import make_dataset, training_config
 from toolkit.errors import (
     EXIT_FAILURE,
+    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_STOPPED,
     EXIT_USAGE,
@@ -297,3 +299,32 @@ def test_a_reader_that_leaves_is_no_error():
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+def test_sigterm_before_a_run_has_begun_ends_it_as_ctrl_c_does(tmp_path):
+    from testing.job_helpers import start_job
+
+    process = start_job(tmp_path, training_config(tmp_path, Path("tiny-sd"), "early"))
+    said = iter(process.stdout.readline, "")
+    assert any("# Running job: early" in line for line in said)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_INTERRUPTED, output
+    assert output.count("Interrupted by SIGTERM\n") == 1 and "Traceback" not in output
+    assert output.endswith("Result:\n - 0 completed jobs\n - 0 failures\n - 1 stopped job\n")
+    assert not (tmp_path / "out" / "early" / "run.lock").exists()
+
+
+def test_sigterm_while_jobs_are_checked_is_told_too(tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def load_all(names: list[str], tag: str | None) -> list[Any]:
+        if signal.getsignal(signal.SIGTERM) == before:
+            pytest.fail("nobody answers SIGTERM")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr(run, "load_all", load_all)
+    assert run.main(["a.yml"]) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "Interrupted by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jobs import build
 from jobs.diffusion_data import streaming
+from jobs.nature import known_nature
 from jobs.remedies import policies
 from jobs.scanning import scan_datasets
 from jobs.session import Session
@@ -49,6 +50,7 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
         name=name,
         total_steps=section.train.steps,
         notify=section.notify,
+        nature=known_nature(section),
     ) as session:
         multiple = build.vae_size_multiple(section.model)
         shown = session.counted("pictures")
@@ -97,7 +99,7 @@ def run(loaded: LoadedJob, section: VaeProcess) -> None:
             prompts=[preview.path.stem for preview in chosen],
             **build.intervals(section),
         )
-        identity = build.identity(section, order, {"trained part": "autoencoder"})
+        identity = build.identity(section, order, {})
         training = TrainingRun(session, trainer, outputs, identity, policies(section))
         maker = BatchMaker(scan.items, seed=seed, load=Unchanged(scan.items).watching(load_pixels))
         session.finish(training.run(streaming(maker, order, build.num_workers(section))))

@@ -258,3 +258,19 @@ def test_a_damaged_record_of_what_is_left_out_is_told(tmp_path, model, told):
     record.write_text('{"schema_version": 1, "lay')
     code, output = told(path)
     assert code == 0 and f"note: {record} is damaged: what it said to pass over is trained on again" in output
+
+
+def test_fewer_steps_than_were_trained_are_told_and_shown_as_done(tmp_path, model, told):
+    assert told(training_config(tmp_path, model, "long", train={"steps": 5}))[0] == 0
+    folder = tmp_path / "out" / "long"
+    before = weights(folder)
+    code, output = told(training_config(tmp_path, model, "long", train={"steps": 2}))
+    assert code == 0 and "all 2 steps" not in output
+    assert (
+        "note: 5 steps were trained already, train.steps asks for 2: nothing is trained, the model is that "
+        "of step 5; raise train.steps to go on, or take another name to begin anew"
+    ) in output
+    assert "long: 100% 5/5" in output and "250" not in output
+    status = read_status(folder / "status.json")
+    assert (status.phase, status.step, status.total_steps) == ("finished", 5, 5)
+    assert all(torch.equal(before[name], weight) for name, weight in weights(folder).items())

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from jobs.session import Session
+from testing.toolkit.runs.test_lineage import checkpoint
 from testing.toolkit.runs.test_standing import dead_process, identity
 from testing.toolkit.runs.test_webhook import server
 from toolkit.config_modules.loading import LoadedJob, load_job
@@ -37,11 +38,11 @@ def job_file(tmp_path: Path, **notify: Any) -> Path:
     return path
 
 
-def open_session(loaded: LoadedJob) -> Session:
+def open_session(loaded: LoadedJob, nature: dict[str, Any] | None = None) -> Session:
     (process,) = loaded.config.process
     assert isinstance(process, RunProcess)
     root = Path(process.training_folder)
-    return Session(loaded, root=root, name="foo", total_steps=9, notify=process.notify)
+    return Session(loaded, root=root, name="foo", total_steps=9, notify=process.notify, nature=nature)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,20 @@ def test_only_the_endings_asked_for_are_told(tmp_path):
         with pytest.raises(RunError), open_session(load_job(job_file(tmp_path, url=url, when=["failed"]))):
             raise RunError("x")
     assert [request["json"]["state"] for request in taken] == ["failed"]
+
+
+def test_a_refusal_for_the_run_that_was_there_before_is_told_too(tmp_path):
+    checkpoint(tmp_path / "out" / "foo" / "checkpoints", 5, {"optimizer": "adamw"})
+    status = tmp_path / "out" / "foo" / "status.json"
+    status.write_text("{}")
+    with server() as (url, taken):
+        loaded = load_job(job_file(tmp_path, url=url))
+        with pytest.raises(RunError), open_session(loaded, nature={"optimizer": "lion"}):
+            pytest.fail("the run began")
+    (told,) = [request["json"] for request in taken]
+    assert (told["name"], told["state"], told["step"], told["total_steps"]) == ("foo", "failed", 0, 9)
+    assert "was made with optimizer adamw, this config has lion" in told["error"]
+    assert status.read_text() == "{}"
 
 
 def test_a_webhook_that_fails_is_a_note(tmp_path, capsys):

@@ -255,8 +255,8 @@ def test_a_full_fine_tune_with_the_text_encoder_changes_both_and_saves_a_model(t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": {"linear": 8}}, "do not fit"),
-        ({"network": {"linear_alpha": 8}}, "adapter LoRA with alpha 2, this config has LoRA with alpha 8"),
+        ({"network": {"linear": 8}}, "network.linear 4, this config has 8"),
+        ({"network": {"linear_alpha": 8}}, "network.linear_alpha 2, this config has 8"),
         ({"train": {"optimizer": "sgd"}}, "optimizer adamw, this config has sgd"),
         ({"model": {"prediction_type": "v_prediction"}}, "objective epsilon"),
     ],

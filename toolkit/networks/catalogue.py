@@ -19,6 +19,8 @@ NETWORKS = Registry(
     },
 )
 
+FULL_RANK = 2**31 - 1  # larger than any matrix: LoKr then keeps its second factor whole
+
 # Types that configs of this format may name, and that cannot be trained yet.
 NOT_YET = ("lorm", "fullrank", "lierla")
 

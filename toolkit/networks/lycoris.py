@@ -28,8 +28,6 @@ from toolkit.networks.adapters import (
 )
 from toolkit.seeding import keyed_generator
 
-FULL_RANK = 2**31 - 1  # larger than any matrix: LoKr then keeps w2 whole
-
 
 def attach_loha(
     components: dict[str, nn.Module],

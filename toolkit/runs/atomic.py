@@ -59,6 +59,31 @@ def write_json(path: Path, value: Any, *, durable: bool = True, indent: int | No
     write_text(path, to_json(value, indent=indent) + "\n", durable=durable)
 
 
+def overwrite(path: Path, text: str) -> None:
+    """Write `text` over what a small file holds, within the blocks that it has; blanks fill up its length.
+
+    For a full disk, where nothing can be written beside. It is one write, but a power cut may tear it. Raises
+    RunError, and leaves the file as it was, if there is none or the text is too long for it.
+    """
+    data = text.encode("utf-8")
+    with reporting(path, size=len(data)):
+        handle = os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+        try:
+            there = os.fstat(handle)
+            if len(data) > max(there.st_size, 512 * getattr(there, "st_blocks", 0)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.write(handle, data.ljust(there.st_size))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def is_full(error: RunError) -> bool:
+    """Whether something could not be written for lack of space."""
+    cause = error.__cause__
+    return cause is not None and _reason(cause)[0] in _FULL
+
+
 @contextmanager
 def writing(path: Path, *, durable: bool = True, size: int | None = None) -> Iterator[Path]:
     """Give a path beside `path` to write to; rename it into place, or remove it if the block raises.

@@ -38,6 +38,7 @@ Verdict = Literal["alive", "stalled", "dead", "ended"]
 STATUS_FOLDER = "AI_TOOLKIT_STATUS_FOLDER"
 FINAL_PHASES = frozenset({"finished", "stopped", "failed"})
 _SPEED_WINDOW = 20  # steps
+_BRIEF = 300  # letters of an error that fit into any status that is on disk
 _SLOW_PHASES = frozenset({"starting", "loading", "saving"})  # a large model moves for minutes without a step
 
 logger = logging.getLogger(__name__)
@@ -205,13 +206,34 @@ class StatusWriter:
                 self._status = replace(self._status, updated_at=time.time())
                 status = self._status
             try:
-                atomic.write_json(self.path, asdict(status), durable=durable)
+                _replace(self.path, asdict(status), durable=durable)
                 self._complained = False
             except RunError as error:
                 # A full disk must not end a run that may still be able to go on; the next beat tries again.
                 if not self._complained:
                     logger.warning("%s", error)
                 self._complained = True
+
+
+def _replace(path: Path, content: dict[str, Any], *, durable: bool) -> None:
+    """Write a status; on a full disk in place, as one that stands still looks like a run that was killed."""
+    try:
+        atomic.write_json(path, content, durable=durable)
+    except RunError as error:
+        if not atomic.is_full(error) or not path.exists():
+            raise
+        try:
+            atomic.overwrite(path, atomic.to_json(content, indent=2) + "\n")
+        except RunError:
+            atomic.overwrite(path, atomic.to_json(_brief(content), indent=2) + "\n")
+
+
+def _brief(content: dict[str, Any]) -> dict[str, Any]:
+    """A status whose error is told by its beginning only."""
+    ending = content["exit"]
+    if ending is not None:
+        ending = ending | {"error": [line[:_BRIEF] for line in ending["error"][:1]]}
+    return content | {"info": content["info"][:_BRIEF], "exit": ending}
 
 
 def read_status(path: Path) -> Status | None:

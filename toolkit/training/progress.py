@@ -117,6 +117,16 @@ class Progress:
         self._stream.flush()
 
 
+def nothing_left(step: int, wanted: int) -> str:
+    """What to tell who starts a run again that has done all the steps wanted, or more."""
+    if step == wanted:
+        return f"all {wanted} steps are done already; raise train.steps to go on"
+    return (
+        f"{step} steps were trained already, train.steps asks for {wanted}: nothing is trained, the model is "
+        f"that of step {step}; raise train.steps to go on, or take another name to begin anew"
+    )
+
+
 def pace(seconds: float) -> str:
     """`4.76 it/s` or, slower than one a second, `2.10 s/it`."""
     return f"{1 / seconds:.2f} it/s" if seconds < 1 else f"{seconds:.2f} s/it"

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import Problem, RunError
+from toolkit.runs.lineage import ForeignCheckpointError, differences, foreign
 from toolkit.training import checkpoints
 from toolkit.training.checkpoints import Checkpoint
 from toolkit.training.trainer import Trainer
 
 NUM_KEPT = 2  # full states on disk: the newest, and the one before in case it is damaged
-REMEDY = "use another name for this run, or move its checkpoints away to start anew"
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,9 @@ def load_state(root: Path, trainer: Trainer, identity: RunIdentity) -> tuple[int
 
 def _require_same_nature(saved: Checkpoint, identity: RunIdentity, folder: Path) -> None:
     before: Mapping[str, Any] = saved.values["identity"]["nature"]
-    problems = [
-        Problem("run.foreign_checkpoint", f"was made with {key} {before.get(key)}, this config has {now}",
-                file=str(folder), remedy=REMEDY)
-        for key, now in identity.nature.items()
-        if before.get(key) != now
-    ]  # fmt: skip
-    if problems:
-        raise RunError(problems)
+    lines = differences(before, identity.nature)
+    if lines:
+        raise ForeignCheckpointError([foreign(folder, line) for line in lines])
 
 
 @torch.no_grad()
@@ -116,10 +110,23 @@ def _load_weights(saved: Checkpoint, trainer: Trainer, folder: Path) -> None:
     weights = saved.tensors["weights"]
     shapes = {name: tuple(parameter.shape) for name, parameter in trainer.parameters.items()}
     if {name: tuple(tensor.shape) for name, tensor in weights.items()} != shapes:
-        what = f"holds {len(weights)} weights that do not fit the {len(shapes)} trained by this config"
-        raise RunError(Problem("run.foreign_checkpoint", what, file=str(folder), remedy=REMEDY))
+        what = _misfit({name: tuple(tensor.shape) for name, tensor in weights.items()}, shapes)
+        raise ForeignCheckpointError(foreign(folder, what))
     for name, parameter in trainer.parameters.items():
         parameter.copy_(weights[name])
+
+
+def _misfit(saved: Mapping[str, tuple[int, ...]], now: Mapping[str, tuple[int, ...]]) -> str:
+    """What differs between the weights of a checkpoint and those of this config, by names and shapes."""
+    for name in (name for name in now if name in saved and saved[name] != now[name]):
+        if ".lora_A." in name:
+            key = "network.conv" if now[name][2:] not in ((), (1, 1)) else "network.linear"
+            return f"was made with {key} {saved[name][0]}, this config has {now[name][0]}"
+        shapes = " and ".join(" x ".join(map(str, shape)) for shape in (saved[name], now[name]))
+        return f"does not fit this config: {name} is {shapes}"
+    more = {"it alone": saved.keys() - now.keys(), "the config alone": now.keys() - saved.keys()}
+    parts = [f"{who} has {len(names)} weights such as {min(names)}" for who, names in more.items() if names]
+    return f"does not fit this config: {', '.join(parts)}"
 
 
 def _position(saved: Checkpoint, identity: RunIdentity, notes: list[str]) -> int:

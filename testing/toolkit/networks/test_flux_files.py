@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from testing.tiny_models import T5_LENGTH, tiny_flux_pipeline
 from toolkit.networks.adapters import AdapterNetwork
-from toolkit.networks.catalogue import NETWORKS, resolve_network
+from toolkit.networks.catalogue import FULL_RANK, NETWORKS, resolve_network
 from toolkit.networks.key_formats import style_of
-from toolkit.networks.lycoris import FULL_RANK
 from toolkit.networks.saving import load_network, save_network
 from toolkit.seeding import keyed_generator
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from testing.tiny_models import tiny_pipeline
 from toolkit.networks.adapters import AdapterNetwork, layer_parameters, rank_of, scale_of
-from toolkit.networks.catalogue import NETWORKS, resolve_network
-from toolkit.networks.lycoris import FULL_RANK
+from toolkit.networks.catalogue import FULL_RANK, NETWORKS, resolve_network
 from toolkit.networks.saving import load_network, save_network
 from toolkit.seeding import keyed_generator
 

@@ -219,3 +219,18 @@ def test_a_full_disk_is_told_with_path_reason_and_space(tmp_path: Path) -> None:
     assert "0.1 MB needed" in lines[0]
     left = {path.name for path in (tmp_path / "foo").iterdir()}
     assert left == {"metrics.jsonl", "samples", "checkpoints", "commands"}
+
+
+def test_a_file_is_written_over_within_the_room_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.write_text(json.dumps({"step": 1, "info": 50 * "x"}))
+    size = path.stat().st_size
+    atomic.overwrite(path, '{"step": 2}\n')
+    assert json.loads(path.read_text()) == {"step": 2} and path.stat().st_size == size
+    with pytest.raises(RunError, match="No space left on device") as refusal:
+        atomic.overwrite(path, "x" * 1_000_000)
+    assert atomic.is_full(refusal.value) and not atomic.is_full(RunError("x"))
+    assert json.loads(path.read_text()) == {"step": 2}
+    with pytest.raises(RunError) as refusal:
+        atomic.overwrite(tmp_path / "none.json", "{}")
+    assert not atomic.is_full(refusal.value) and list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from toolkit.errors import EXIT_STOPPED, JobStopped, RunError
 from toolkit.runs import atomic
+from toolkit.runs.standing import describe, look
 from toolkit.runs.status import Status, StatusWriter, judge, read_status
 
 
@@ -143,6 +145,65 @@ def test_a_status_that_cannot_be_written_does_not_end_the_run(
         assert wait_for(lambda: read_status(path) is not None and read(path).step == 7)
     messages = [record.message for record in caplog.records]
     assert sum(f"{path}: cannot be written: Is a directory" in message for message in messages) == 1
+
+
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no file beside another gets a byte, as on a full disk."""
+    real = Path.write_bytes
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        if path.name.endswith(".part"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+
+def test_a_full_disk_keeps_neither_the_counters_nor_the_end_from_being_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "status.json"
+    full = RunError(f"{tmp_path}/checkpoints/step_000000018: cannot be written: No space left on device")
+    with pytest.raises(RunError), writer(path, interval=0.01, beat=0.02) as status:
+        status.phase(
+            "training", "Training, with a line that is longer than the one at the end is " + 300 * "x"
+        )
+        fill(monkeypatch)
+        alive = read(path).alive
+        status.tick(18)
+        assert wait_for(lambda: (now := read(path)).step == 18 and now.alive > alive)
+        raise full
+    standing = look(tmp_path)
+    assert standing.state == "failed" and standing.status is not None
+    assert standing.status.exit == {"code": 1, "error": [str(full)]}
+    assert "memory" not in "\n".join(describe(standing))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_too_long_for_the_room_of_a_full_disk_is_told_by_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RunError), writer(tmp_path / "status.json"):
+        fill(monkeypatch)
+        raise RunError("no space" + 100_000 * " left\n")
+    status = read(tmp_path / "status.json")
+    assert status.phase == "failed" and status.exit is not None
+    assert (status.exit["code"], status.info, status.exit["error"][0]) == (
+        1,
+        "no space left",
+        "no space left",
+    )
+
+
+def test_a_first_status_on_a_full_disk_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(monkeypatch)
+    with writer(tmp_path / "status.json"):
+        pass
+    (message,) = [record.message for record in caplog.records]
+    assert "status.json: cannot be written: No space left on device" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_many_threads_lose_no_tick(tmp_path: Path) -> None:
