@@ -108,7 +108,8 @@ class LoopConfig(Section):
     num_threads: Int | None = Field(
         None,
         ge=1,
-        description="CPU threads of torch (null: torch's default). Results are bit-exact per number.",
+        le=1024,  # torch itself breaks down where the system has no more
+        description="CPU threads of torch, at most 1024 (null: torch's default). Results are bit-exact per number.",
     )
 
     @classmethod
