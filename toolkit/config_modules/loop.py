@@ -109,7 +109,7 @@ class LoopConfig(Section):
         None,
         ge=1,
         le=1024,  # torch itself breaks down where the system has no more
-        description="CPU threads of torch, at most 1024 (null: torch's default). Results are bit-exact per number.",
+        description="CPU threads of torch, at most 1024 (null: its default); bit-exact for each number.",
     )
 
     @classmethod
