@@ -271,9 +271,14 @@ class _Reader:
             written = as_written(section, entry, location)
             return str(self.document.path), self.document.line((*prefix, *written))
 
-        for problem in explain(error, section, place):
+        problems = explain(error, section, place)
+        for problem in problems:
             key = _key(shown_prefix, problem.key or "") or dotted(prefix)
-            location = (*prefix, *as_written(section, entry, split_key(problem.key or "")))
+            inner = as_written(section, entry, split_key(problem.key or ""))
+            twins = [each for each in problems if each.message == problem.message and each is not problem]
+            if twins and problem.code != "config.missing_key" and not _is_written(entry, inner):
+                continue  # a value that another section handed down, where it is told
+            location = (*prefix, *inner)
             value = written(self.document.raw, location)
             self.problems.append(replace(problem, key=key, value=value))
 
@@ -305,6 +310,16 @@ def _names_a_folder(name: str) -> bool:
     """Whether a name can be a folder's and a file's on every system."""
     fits = 0 < len(name) <= _LONGEST_NAME and len(name.encode("utf-8", "replace")) <= _MOST_BYTES
     return fits and not _BAD_NAME.search(name)
+
+
+def _is_written(data: Any, location: Location) -> bool:
+    """Whether raw data has something at a place."""
+    for part in location:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
 
 
 def _key(prefix: str, key: str) -> str:
