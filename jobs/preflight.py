@@ -15,7 +15,7 @@ from jobs.preflight_models import MODEL_KEY, check_named
 from jobs.preflight_process import Progress, check_process
 from toolkit.config_modules.base import Location
 from toolkit.config_modules.datasets import DatasetConfig
-from toolkit.config_modules.documents import read_document, split_key, written
+from toolkit.config_modules.documents import in_one_line, read_document, split_key, written
 from toolkit.config_modules.loading import LoadedJob, load_job, run_folder
 from toolkit.config_modules.lookup import find_config
 from toolkit.config_modules.process import CaptionProcess, DiffusionProcess, EvalProcess, TrainProcess
@@ -103,7 +103,7 @@ def _rest_of_broken(name: str, full: bool, progress: Progress | None) -> Iterato
         key = f"process[{index}].{MODEL_KEY}" if len(processes) > 1 else MODEL_KEY
         file, line, value = str(document.path), document.line(place), written(document.raw, place)
         for problem in check_named(model):
-            yield replace(problem, file=file, line=line, key=key, value=value)
+            yield in_one_line(replace(problem, file=file, line=line, key=key, value=value))
     yield from _pictures_of_broken(processes, full, progress)
 
 

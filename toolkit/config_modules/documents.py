@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 
 from toolkit.config_modules.base import Location
 from toolkit.errors import ConfigError, Problem
+from toolkit.text import one_line
 
 EXTENSIONS = (".json", ".jsonc", ".yaml", ".yml")
 _MAX_VALUES = 50_000  # once aliases are spelled out; what is written in full may be longer
@@ -81,7 +82,8 @@ def read_document(path: Path, environment: Mapping[str, str] | None = None) -> D
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(path, error) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(Problem("config.syntax", f"is not valid YAML: {error}", file=str(path))) from None
+        message = one_line(f"is not valid YAML: {error}")
+        raise ConfigError(Problem("config.syntax", message, file=str(path))) from None
     return document
 
 
@@ -263,6 +265,12 @@ def _expand_data(data: Any, location: Location, document: Document, environment:
             key: _expand_data(value, (*location, key), document, environment) for key, value in data.items()
         }
     return data
+
+
+def in_one_line(problem: Problem) -> Problem:
+    """The problem without the line breaks that a name in the file may have."""
+    key, remedy = (None if text is None else one_line(text) for text in (problem.key, problem.remedy))
+    return replace(problem, message=one_line(problem.message), key=key, remedy=remedy)
 
 
 def dotted(location: Location) -> str:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from toolkit.config_modules.base import Location, as_written
 from toolkit.config_modules.checks import check_folders, check_process, process_notes
-from toolkit.config_modules.documents import Document, dotted, read_document, split_key, written
+from toolkit.config_modules.documents import Document, dotted, in_one_line, read_document, split_key, written
 from toolkit.config_modules.explain import explain, idle_notes, shown
 from toolkit.config_modules.job import (
     JOBS,
@@ -60,7 +60,8 @@ class LoadedJob:
         places = (place[:end] for end in range(len(place), 0, -1))
         line = next((self.lines[each] for each in places if each in self.lines), None)
         key = f"process[{index}].{problem.key}" if len(self.config.process) > 1 else problem.key
-        return replace(problem, file=str(self.path), line=line, key=key, value=written(self.raw, place))
+        value = written(self.raw, place)
+        return in_one_line(replace(problem, file=str(self.path), line=line, key=key, value=value))
 
 
 def load_job(
@@ -129,7 +130,7 @@ class _Reader:
         """All problems by line; a value that is an unset variable is wrong for that reason only."""
         problems = [self._short_key(problem) for problem in self.problems]
         unset = {problem.key for problem in problems if problem.code == "config.unset_variable"}
-        told = [p for p in problems if p.key not in unset or p.code == "config.unset_variable"]
+        told = [in_one_line(p) for p in problems if p.key not in unset or p.code == "config.unset_variable"]
         return sorted(told, key=lambda problem: problem.line or 0)
 
     def _short_key(self, problem: Problem) -> Problem:

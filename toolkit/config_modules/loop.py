@@ -25,9 +25,7 @@ Dtype = Annotated[str, *one_of("dtype", DTYPES, DTYPES_NOT_YET)]
 def _micro_batches(value: int) -> int:
     """At least 1, or WHOLE_EPOCH."""
     if value < 1 and value != WHOLE_EPOCH:
-        raise PydanticCustomError(
-            "micro_batches", "must be at least 1, or -1 for an epoch, not {value}", {"value": value}
-        )
+        raise PydanticCustomError("micro_batches", "must be at least 1, or -1 for an epoch")
     return value
 
 
