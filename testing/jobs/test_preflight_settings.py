@@ -13,14 +13,14 @@ from toolkit.errors import UserError
 
 
 def test_keywords_that_only_the_optimizer_can_judge_are_told_before_anything_is_written(tmp_path):
-    train = {"optimizer": "sgd", "optimizer_params": {"nesterov": True}}
+    train = {"optimizer": "muon", "optimizer_params": {"ns_coeffs": "none"}}
     path = training_config(tmp_path, Path("tiny-sd"), "run", train=train)
     with pytest.raises(UserError) as caught:
         require_ready([load_job(path)])
     (problem,) = caught.value.problems
-    assert (problem.code, problem.key) == ("config.bad_value", "train.optimizer_params.nesterov")
+    assert (problem.code, problem.key) == ("config.bad_value", "train.optimizer_params.ns_coeffs")
     assert problem.file == str(path)
-    assert path.read_text().splitlines()[problem.line - 1].strip() == "nesterov: true"
+    assert path.read_text().splitlines()[problem.line - 1].strip() == "ns_coeffs: none"
     assert not (tmp_path / "out").exists()
 
 

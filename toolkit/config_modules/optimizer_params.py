@@ -98,6 +98,12 @@ _BELOW_1 = ("beta", "beta1")
 _MAY_BE_NULL = _names("foreach fused beta1 beta3 t_alpha t_alpha_beta3 t_beta3 shampoo_beta args")
 # Neither numbers nor switches: what they may be only the optimizer itself can tell.
 _OTHERS = ("args", "clip_lambda", "ns_coeffs", "ns_method", "ns_reset_steps", "data_format")
+# Switches that an optimizer refuses to have on, whatever stands beside them.
+_REFUSED = {
+    "adafactor": ("relative_step", "warmup_init"),
+    "adamw8bit": ("amsgrad",),
+    "adam8bit": ("amsgrad",),
+} | dict.fromkeys(("adamw", "adam", "sgd", "adagrad"), ("differentiable",))
 
 
 def check_params(name: str, given: Mapping[str, Any]) -> Iterator[Finding]:
@@ -115,12 +121,26 @@ def check_params(name: str, given: Mapping[str, Any]) -> Iterator[Finding]:
         if key in _OWN_ARGUMENTS:
             remedy = "the rate is train.lr"
         yield place, "config.unknown_key", f"{name} has no parameter '{key}'", remedy
+    yield from _check_together(name, given)
+
+
+def _check_together(name: str, given: Mapping[str, Any]) -> Iterator[Finding]:
+    """Keywords that exclude each other."""
+    place = ("train", "optimizer_params")
+    plain = not given.get("momentum") or given.get("dampening")
+    if name == "sgd" and given.get("nesterov") is True and plain:
+        message = "needs a momentum above 0, and no dampening"
+        yield (*place, "nesterov"), "config.conflict", message, "add momentum: 0.9"
+    if given.get("foreach") is True and given.get("fused") is True:
+        yield (*place, "foreach"), "config.conflict", "cannot be combined with fused: true", "leave one out"
 
 
 def _wrong(name: str, key: str, value: Any) -> str | None:
     """What a value must be, if it is not."""
     if key in _OTHERS or (value is None and key in _MAY_BE_NULL):
         return None
+    if value is True and key in _REFUSED.get(name, ()):
+        return f"must be false with {name}"
     if key in _FLAGS:
         return None if isinstance(value, bool) else "must be true or false"
     if key in _BETAS or (name, key) == ("adafactor", "eps"):

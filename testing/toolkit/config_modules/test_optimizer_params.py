@@ -64,11 +64,27 @@ def test_what_an_optimizer_takes_passes(optimizer, written):
         ("tiger", {"beta": 1}),
         ("muon", {"ns_steps": 2.5}),
         ("prodigy", {"growth_rate": math.nan}),
+        ("adafactor", {"relative_step": True}),
+        ("adamw8bit", {"amsgrad": True}),
     ],
 )
 def test_kinds_differ_between_optimizers(optimizer, params):
     ((location, code, _, _),) = check_params(optimizer, params)
     assert (location, code) == (("train", "optimizer_params", *params), "config.bad_value")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "params", "key"),
+    [
+        ("sgd", {"nesterov": True}, "nesterov"),
+        ("sgd", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov"),
+        ("adamw", {"foreach": True, "fused": True}, "foreach"),
+    ],
+)
+def test_keywords_that_exclude_each_other(optimizer, params, key):
+    ((location, code, _, _),) = check_params(optimizer, params)
+    assert (location, code) == (("train", "optimizer_params", key), "config.conflict")
+    assert list(check_params("sgd", {"nesterov": True, "momentum": 0.9})) == []
 
 
 def test_the_keywords_are_those_of_the_optimizers():
