@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs import build
+from jobs.preflight_models import MODEL_KEY, check_named
 from jobs.preflight_process import Progress, check_process
+from toolkit.config_modules.base import Location
 from toolkit.config_modules.datasets import DatasetConfig
-from toolkit.config_modules.documents import read_document
+from toolkit.config_modules.documents import in_one_line, read_document, split_key, written
 from toolkit.config_modules.loading import LoadedJob, load_job, run_folder
 from toolkit.config_modules.lookup import find_config
 from toolkit.config_modules.process import CaptionProcess, DiffusionProcess, EvalProcess, TrainProcess
@@ -24,6 +27,7 @@ from toolkit.text import count
 
 # Pictures of a job that is wrong otherwise are looked at too; their sizes do not matter for that.
 _ANY_MULTIPLE = 8
+_UNREADY = re.compile(r"\[name\]|\$\{")  # in a model's name: what it will be is not known
 TITLES = {"lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}
 
 
@@ -45,8 +49,8 @@ def check_files(
         try:
             job = replace(load_job(name, name_tag), rescan=rescan)
         except UserError as error:
-            pictures = list(_pictures_of_broken(name, full, progress))
-            reports.append(JobReport(str(name), problems=[*error.problems, *pictures]))
+            rest = list(_rest_of_broken(name, full, progress))
+            reports.append(JobReport(str(name), problems=[*error.problems, *rest]))
         else:
             jobs.append(job)
             reports.append(check_job(job, full=full, progress=progress))
@@ -84,14 +88,28 @@ def require_ready(jobs: Sequence[LoadedJob]) -> None:
         raise UserError(problems)
 
 
-def _pictures_of_broken(name: str, full: bool, progress: Progress | None) -> Iterator[Problem]:
-    """What is wrong with the pictures of a job file that is itself wrong, as far as it can be read."""
+def _rest_of_broken(name: str, full: bool, progress: Progress | None) -> Iterator[Problem]:
+    """What is wrong with models and pictures of a job file that is itself wrong, as far as it can be read."""
     try:
         document = read_document(find_config(name))
     except UserError:
         return
+    processes = _raw_processes(document.data)
+    for index in range(len(processes)):
+        place: Location = ("config", "process", index, *split_key(MODEL_KEY))
+        model = written(document.data, place)
+        if not isinstance(model, str) or not model or _UNREADY.search(model):
+            continue
+        key = f"process[{index}].{MODEL_KEY}" if len(processes) > 1 else MODEL_KEY
+        file, line, value = str(document.path), document.line(place), written(document.raw, place)
+        for problem in check_named(model):
+            yield in_one_line(replace(problem, file=file, line=line, key=key, value=value))
+    yield from _pictures_of_broken(processes, full, progress)
+
+
+def _pictures_of_broken(processes: Sequence[Any], full: bool, progress: Progress | None) -> Iterator[Problem]:
     sections = []
-    for entry in _raw_datasets(document.data):
+    for entry in _raw_datasets(processes):
         try:
             section = DatasetConfig.model_validate(entry)
         except ValidationError:
@@ -105,10 +123,14 @@ def _pictures_of_broken(name: str, full: bool, progress: Progress | None) -> Ite
         yield from scan.problems
 
 
-def _raw_datasets(data: Any) -> Iterator[Any]:
+def _raw_processes(data: Any) -> list[Any]:
     body = data.get("config") if isinstance(data, Mapping) else None
     processes = body.get("process") if isinstance(body, Mapping) else None
-    for process in processes if isinstance(processes, list) else []:
+    return processes if isinstance(processes, list) else []
+
+
+def _raw_datasets(processes: Sequence[Any]) -> Iterator[Any]:
+    for process in processes:
         datasets = process.get("datasets") if isinstance(process, Mapping) else None
         yield from datasets if isinstance(datasets, list) else []
 

@@ -27,12 +27,13 @@ from toolkit.models.hub_cache import (
 )
 from toolkit.paths import models_root, resolve_model
 from toolkit.preflight.report import ModelReport, ProcessReport
-from toolkit.preflight.weights import is_cut_off, read_header
+from toolkit.preflight.weights import is_cut_off, may_be_pickled, read_header
 
 MODEL_KEY, EXTRAS_KEY = "model.name_or_path", "model.extras_name_or_path"
 # What other places of parts must hold: see toolkit/models/shared.
 _TRANSFORMER_FILES = ["config.json", "diffusion_pytorch_model*", "transformer/*"]
 _VAE_FILES = ["config.json", "*.safetensors", "*.bin", "vae/*"]
+_MODEL_FILES = (".safetensors", ".ckpt", ".pt", ".bin")
 _ENCODER_FILES = ["tokenizer*", "config.json", "*.safetensors", "text_encoder*/*", "tokenizer*/*"]
 
 
@@ -45,6 +46,16 @@ def check_models(process: ModelProcess, report: ProcessReport, found: list[Probl
         _check_model(process, name, key, patterns, report, found, running)
     if _wants_tokenizers(process.model):
         check_place(CLIP_REPO, MODEL_KEY, list(CLIP_TOKENIZER_FILES), report, found, running)
+
+
+def check_named(name: str) -> list[Problem]:
+    """Whether what a config names as its model is there and may be one; all else waits for a whole config."""
+    found: list[Problem] = []
+    check_place(name, MODEL_KEY, None, ProcessReport(""), found, running=False)
+    path = resolve_model(name)
+    if path is not None and path.is_file():
+        found += _check_file(name, MODEL_KEY, path)
+    return found
 
 
 def _models(model: ModelConfig) -> Iterator[tuple[str, str, list[str] | None]]:
@@ -141,9 +152,15 @@ def _check_part(name: str, key: str, path: Path) -> Iterator[Problem]:
 
 
 def _check_file(name: str, key: str, path: Path) -> Iterator[Problem]:
-    """A file of weights that cannot be read, or not to its end."""
+    """A file that holds no weights, or that cannot be read to its end."""
     if path.suffix == ".safetensors" and read_header(path) is None:
         yield Problem("model.load", f"'{name}': is not a readable .safetensors file", key=key)
+    elif path.suffix not in _MODEL_FILES:
+        message = f"'{name}': is no model file: its name ends in none of {', '.join(_MODEL_FILES)}"
+        yield Problem("model.load", message, key=key)
+    elif path.suffix != ".safetensors" and not may_be_pickled(path):
+        message = f"'{name}': is no model file: it does not begin as one that torch saved"
+        yield Problem("model.load", message, key=key, remedy="download it again")
     yield from _cut_off(name, key, [path])
 
 
@@ -193,15 +210,30 @@ def _check_extras(model: ModelConfig, name: str, path: Path) -> Iterator[Problem
     yield from _cut_off(name, EXTRAS_KEY, _weights_of(path, elsewhere))
 
 
+def _check_autoencoder(name: str, path: Path) -> Iterator[Problem]:
+    """A folder that an autoencoder is to be trained from, and that holds none."""
+    if not any((path / part / "config.json").is_file() for part in ("", "vae")):
+        message = f"'{name}': no autoencoder here: neither vae/config.json nor config.json"
+        yield Problem("model.no_vae", message, key=MODEL_KEY)
+
+
+def _check_single_file(
+    model: ModelConfig, name: str, path: Path, layout: FileLayout | None
+) -> Iterator[Problem]:
+    wrong = list(_check_file(name, MODEL_KEY, path))
+    yield from wrong
+    if layout is not None and (path.suffix == ".safetensors" or not wrong):
+        yield from _check_layout(model, path, layout)
+
+
 def _check_local(process: ModelProcess, name: str, path: Path) -> Iterator[Problem]:
     """A folder or file that is there, but is not a whole model of the architecture that the config says."""
     if isinstance(process, VaeProcess):
+        yield from _check_autoencoder(name, path)
         return
     entry = find_architecture(process.model.arch)
     if path.is_file():
-        yield from _check_file(name, MODEL_KEY, path)
-        if entry.single_file is not None:
-            yield from _check_layout(process.model, path, entry.single_file)
+        yield from _check_single_file(process.model, name, path, entry.single_file)
         return
     if process.model.extras_name_or_path is not None:
         yield from _check_transformer(name, path)

@@ -85,8 +85,23 @@ def check_process(
     report.items = items
     if not isinstance(process, CaptionProcess):
         found += _check_prompts(process, items, report)
+    if running and not found and isinstance(process, DiffusionProcess | VaeProcess):
+        found += _try_optimizer(process)
     report.problems = [job.located(problem, index) for problem in found]
     return report
+
+
+def _try_optimizer(process: DiffusionProcess | VaeProcess) -> list[Problem]:
+    """What only the optimizer itself can tell of its keywords, on the device of the run."""
+    from toolkit.accelerator import pick_device  # here because they import torch
+    from toolkit.training.optimizers import check_optimizer
+
+    train = process.train
+    try:
+        check_optimizer(train.optimizer, train.optimizer_params, device=pick_device(process.device))
+    except UserError as error:
+        return error.problems
+    return []
 
 
 # -- pictures --------------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def count(number: int, what: str, plural: str = "s") -> str:
@@ -37,3 +40,8 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks and other control characters spelled out, as programs write them."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)

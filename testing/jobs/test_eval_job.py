@@ -129,11 +129,12 @@ config:
     [
         ("samples_per_image: 0", "samples_per_image: must be at least 1"),
         ("samples: 2", "did you mean"),
-        ("against_base: true", "against_base needs a LoRA"),
+        ("against_base: true", "eval.against_base: needs a LoRA (eval.lora) to compare with the base model"),
         ("lora: none.safetensors", "file none.safetensors does not exist"),
-        ("t_range: [0.5, 0.1]", "t_range must rise"),
+        ("t_range: [0.5, 0.1]", "eval.t_range: must rise, not [0.5, 0.1]"),
         ("timestep_type: sigmoit", "did you mean 'sigmoid'?"),
-        ("target_q: 0.1, caption_ablation_compare: false", "need caption_ablation_compare"),
+        ("target_q: 0.1, caption_ablation_compare: false", "eval.target_q: needs caption_ablation_compare"),
+        ("target_se: 0.1, caption_ablation_compare: false", "eval.target_se: needs caption_ablation_compare"),
         ("caption_ext: ''", "must be the end of a file's name"),
         ("fixed_noise_std: 2", "fixed_noise_std: must be at most 1"),
     ],
@@ -142,6 +143,7 @@ def test_mistakes_are_told_before_anything_is_loaded(tmp_path, monkeypatch, draw
     monkeypatch.chdir(tmp_path)
     (problem,) = problems_of(EVAL.replace("DATA", f"{drawings}, {more}"))
     assert named in str(problem)
+    assert "{" not in str(problem)
     assert problem.line == 8
 
 

@@ -146,6 +146,7 @@ def test_a_transformer_alone_needs_the_rest(tmp_path):
     (problem,) = problems(tmp_path, path, arch="flux", extras_name_or_path=str(path))
     assert (problem.key, "is a file; a diffusers" in problem.message) == ("model.extras_name_or_path", True)
     pickle = path.rename(tmp_path / "flux.ckpt")
+    pickle.write_bytes(b"PK\x03\x04")
     (problem,) = problems(tmp_path, pickle, arch="flux", extras_name_or_path=str(flux))
     assert "is no .safetensors file" in problem.message
 
@@ -194,3 +195,41 @@ def test_the_tokenizer_that_a_file_lacks_is_looked_for(tmp_path):
             shutil.copytree(model / "tokenizer", file.parent / "tokenizer")
         report = check(tmp_path, file, **section)
         assert not any(CLIP_REPO in note for note in report.all_notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "said"),
+    [
+        ("model.ckpt", b"\x13\x37 random", "is no model file: it does not begin as one that torch saved"),
+        ("model.bin", b"", "is no model file: it does not begin as one that torch saved"),
+        ("passwd", b"root:x:0:0", "is no model file: its name ends in none of .safetensors, .ckpt"),
+        ("model.gguf", b"GGUF", "is no model file: its name ends in none of .safetensors, .ckpt"),
+    ],
+)
+@pytest.mark.parametrize("key", ["name_or_path", "vae_path"])
+def test_a_file_that_is_no_model(tmp_path, name, start, said, key):
+    file = tmp_path / name
+    file.write_bytes(start)
+    model = build_tiny_sd15(tmp_path / "sd15") if key == "vae_path" else file
+    (problem,) = problems(tmp_path, model, **{key: str(file)})
+    assert (problem.code, problem.key) == ("model.load", f"model.{key}")
+    assert f"'{file}': {said}" in problem.message
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02"])
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.bin"])
+def test_a_file_that_torch_may_have_saved_passes(tmp_path, name, start):
+    file = tmp_path / name
+    file.write_bytes(start + b"more")
+    assert problems(tmp_path, file) == []
+
+
+def test_a_folder_without_an_autoencoder_trains_none(tmp_path):
+    (tmp_path / "empty").mkdir()
+    changes = {"type": "vae", "network": None, "sample": None, "train": None}
+    changes["datasets"] = [{"folder_path": str(tmp_path / "data"), "resolution": 32}]
+    path = training_config(tmp_path, tmp_path / "empty", "run", **changes)
+    path.write_text(path.read_text().replace("job: extension", "job: train"))
+    (report,) = check_files([str(path)], None)
+    (problem,) = report.all_problems
+    assert (problem.code, problem.key) == ("model.no_vae", "model.name_or_path")

@@ -32,13 +32,12 @@ from toolkit.config_modules.process import (
     TrainProcess,
     VaeProcess,
 )
+from toolkit.config_modules.sampler_checks import check_steps, known_objective, samplers
 from toolkit.config_modules.slider_checks import check_slider, unread_by_slider
 from toolkit.config_modules.watching_checks import check_watching
 from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
-from toolkit.models.catalogue import ARCHITECTURES
-from toolkit.models.geometry import read_json
-from toolkit.paths import DATASETS_ROOT, resolve_model, resolve_path
+from toolkit.paths import DATASETS_ROOT, resolve_path
 
 Finding = tuple[Location, str, str, str | None]
 
@@ -94,8 +93,9 @@ def check_process(process: AnyProcess) -> Iterator[Finding]:
         yield from check_rates(process)
         yield from check_losses(process)
         yield from check_network(process)
-        objective = _known_objective(process) or ("flow" if _says_flow(process) else "epsilon")
+        objective = known_objective(process.model) or ("flow" if _says_flow(process) else "epsilon")
         yield from _check_objective(process, objective)
+        yield from check_steps(process, flow=objective == "flow" or _says_flow(process))
         yield from check_slider(process)
         if isinstance(process, TrainProcess):
             yield from check_embedding(process)
@@ -112,6 +112,8 @@ def _check_untrained(process: VaeProcess | GenerateProcess | EvalProcess) -> Ite
             yield from _check_file(source, ("sample", "sources", index))
     elif isinstance(process, GenerateProcess):
         yield from _check_generate(process.generate)
+        flow = known_objective(process.model) == "flow" or process.generate.sampler == "flowmatch"
+        yield from check_steps(process, flow=flow)
     else:
         for index, folder in enumerate(process.eval.dataset_path):
             yield from _check_folder(folder, ("eval", "dataset_path", index))
@@ -255,28 +257,13 @@ def _says_flow(process: DiffusionProcess) -> bool:
     return process.train.noise_scheduler == "flowmatch"
 
 
-def _known_objective(process: DiffusionProcess) -> str | None:
-    """What the model predicts by the config's word or a local folder's; None if only loading it can tell."""
-    if ARCHITECTURES[process.model.arch].noise_scheduler == "flowmatch":
-        return "flow"
-    if process.model.prediction_type is not None:
-        return process.model.prediction_type
-    folder = resolve_model(process.model.name_or_path)
-    file = folder / "scheduler" / "scheduler_config.json" if folder is not None else None
-    if file is None or not file.is_file():
-        return None
-    said = str(read_json(file).get("prediction_type", "epsilon"))
-    name = "flow" if said == "flow_prediction" else said
-    return name if name in ("epsilon", "v_prediction", "flow") else None
-
-
 def _check_objective(process: DiffusionProcess, objective: str) -> Iterator[Finding]:
     """Settings against what the model predicts."""
     flow, says_flow = objective == "flow", _says_flow(process)
     if flow != says_flow:
         yield _noise_conflict(process, objective)
     yield from check_weights(process, "flow" if says_flow else objective)
-    for location, sampler in _samplers(process):
+    for location, sampler in samplers(process):
         if flow != says_flow and sampler == "flowmatch":
             continue  # it follows from the noise scheduler, which has been told
         if sampler not in FLOW_SAMPLERS if flow else sampler == "flowmatch":
@@ -296,18 +283,6 @@ def _noise_conflict(process: DiffusionProcess, objective: str) -> Finding:
     remedy = f"set noise_scheduler: ddpm, or {anew}" if flow else "set noise_scheduler: flowmatch"
     message = f"{noise} does not go with this model, which predicts {objective}"
     return _finding(("train", "noise_scheduler"), "config.conflict", message, remedy)
-
-
-def _samplers(process: DiffusionProcess) -> Iterator[tuple[Location, str]]:
-    """Every sampler that the config names, with its place."""
-    for name, sample in (("sample", process.sample), ("first_sample", process.first_sample)):
-        if sample is None:
-            continue
-        if "sampler" in sample.model_fields_set:
-            yield (name, "sampler"), sample.sampler
-        for index, item in enumerate(sample.samples):
-            if item.sampler:
-                yield (name, "samples", index, "sampler"), item.sampler
 
 
 def _check_unread(process: VaeProcess) -> Iterator[Finding]:

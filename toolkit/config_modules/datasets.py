@@ -138,7 +138,9 @@ class DatasetConfig(Section):
     )
     flip_x: bool = Field(False, description="Also show every picture mirrored left to right.")
     flip_y: bool = Field(False, description="Also show every picture mirrored top to bottom.")
-    num_repeats: Int = Field(1, ge=1, description="How often each picture is shown in an epoch.")
+    num_repeats: Int = Field(
+        1, ge=1, le=10_000, description="How often each picture is shown in an epoch, at most 10000."
+    )
     is_reg: bool = Field(False, description="Regularisation pictures: their captions get no trigger word.")
     loss_multiplier: Float = Field(1.0, ge=0, description="Weight of these pictures' losses.")
     caption_dropout_rate: Float = Field(

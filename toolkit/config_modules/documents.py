@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ import yaml
 
 from toolkit.config_modules.base import Location
 from toolkit.errors import ConfigError, Problem
+from toolkit.text import one_line
 
 EXTENSIONS = (".json", ".jsonc", ".yaml", ".yml")
+_MAX_VALUES = 50_000  # once aliases are spelled out; what is written in full may be longer
+_MAX_DEPTH = 100
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 # Comments outside of strings, then commas before a closing bracket and tabs, which YAML does not allow.
 _JSON_COMMENT = re.compile(r'(?P<keep>"(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -68,6 +71,7 @@ def read_document(path: Path, environment: Mapping[str, str] | None = None) -> D
         return _read_json(path, text, environment)
     try:
         node = _compose(text)
+        _require_small(path, node)
         raw = _construct(path, node)
         if "<<" in text:  # constructing merges them into their mapping, where they would be doubles
             node = _compose(text)
@@ -78,7 +82,8 @@ def read_document(path: Path, environment: Mapping[str, str] | None = None) -> D
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(path, error) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(Problem("config.syntax", f"is not valid YAML: {error}", file=str(path))) from None
+        message = one_line(f"is not valid YAML: {error}")
+        raise ConfigError(Problem("config.syntax", message, file=str(path))) from None
     return document
 
 
@@ -88,6 +93,33 @@ def _compose(text: str) -> yaml.Node | None:
         return loader.get_single_node()
     finally:
         loader.dispose()
+
+
+def _require_small(path: Path, root: yaml.Node | None) -> None:
+    """Raises ConfigError where a few aliases of aliases stand for more than anyone can read."""
+    sizes: dict[yaml.Node, int] = {}
+    total = 0 if root is None else _spelled_out(root, sizes)
+    if total <= _MAX_VALUES or total == len(sizes):  # no aliases: every value is written
+        return
+    first = next(node for node, size in sizes.items() if size > _MAX_VALUES)  # inner nodes come first
+    message = f"holds more than {_MAX_VALUES} values once its aliases are spelled out"
+    line = first.start_mark.line + 1
+    raise ConfigError(Problem("config.syntax", message, str(path), line, remedy="use fewer aliases"))
+
+
+def _spelled_out(node: yaml.Node, sizes: dict[yaml.Node, int], depth: int = 0) -> int:
+    """How many values a node holds when each alias counts as what it stands for. Looks at a node once."""
+    if node in sizes:
+        return sizes[node]
+    if depth > _MAX_DEPTH:  # an alias inside its own anchor
+        raise RecursionError("nested too deeply")
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [each for pair in node.value for each in pair]
+    sizes[node] = 1 + sum(_spelled_out(each, sizes, depth + 1) for each in inner)
+    return sizes[node]
 
 
 def _construct(path: Path, node: yaml.Node | None) -> Any:
@@ -111,7 +143,7 @@ def _visit(
     node: yaml.Node, location: Location, document: Document, environment: Mapping[str, str], depth: int = 0
 ) -> None:
     """Note every line, find duplicate keys and expand variables in scalars, in place."""
-    if depth > 100:  # an alias inside its own anchor
+    if depth > _MAX_DEPTH:  # an alias inside its own anchor
         raise RecursionError("nested too deeply")
     document.lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.ScalarNode):
@@ -204,12 +236,15 @@ def _read_json(path: Path, text: str, environment: Mapping[str, str]) -> Documen
             "config.syntax", f"is not valid JSON: {error.msg}", file=str(path), line=error.lineno
         )
         raise ConfigError(problem) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets without end
+        problem = Problem("config.syntax", "is nested too deeply or holds too long a number", file=str(path))
+        raise ConfigError(problem) from None
     document = Document(path, None, raw)
     try:
         node = _compose(plain)
         if node is not None:
             _visit(node, (), document, environment={**environment, **_all_names(plain)})
-    except yaml.YAMLError:  # the lines are a help only
+    except (yaml.YAMLError, RecursionError):  # the lines are a help only
         document.lines, document.problems = {}, []
     document.data = _expand_data(raw, (), document, environment)
     return document
@@ -230,6 +265,12 @@ def _expand_data(data: Any, location: Location, document: Document, environment:
             key: _expand_data(value, (*location, key), document, environment) for key, value in data.items()
         }
     return data
+
+
+def in_one_line(problem: Problem) -> Problem:
+    """The problem without the line breaks that a name in the file may have."""
+    key, remedy = (None if text is None else one_line(text) for text in (problem.key, problem.remedy))
+    return replace(problem, message=one_line(problem.message), key=key, remedy=remedy)
 
 
 def dotted(location: Location) -> str:

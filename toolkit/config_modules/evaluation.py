@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Float, Int, Section, Text, one_of
@@ -80,16 +80,23 @@ class EvalConfig(Section):
             data["dataset_path"] = [data["dataset_path"]]
         return data
 
-    @model_validator(mode="after")
-    def _go_together(self) -> EvalConfig:
-        """Settings that need each other."""
-        low, high = self.t_range
-        if low >= high:
-            raise PydanticCustomError("t_range", "t_range must rise")
-        if self.against_base and self.lora is None:
-            raise PydanticCustomError(
-                "against_base", "against_base needs a LoRA to compare with the base model"
-            )
-        if not self.caption_ablation_compare and (self.target_se or self.target_q):
-            raise PydanticCustomError("target", "target_se and target_q need caption_ablation_compare")
-        return self
+    @field_validator("t_range")
+    @classmethod
+    def _rises(cls, levels: tuple[float, float]) -> tuple[float, float]:
+        if levels[0] >= levels[1]:
+            raise PydanticCustomError("t_range", "must rise")
+        return levels
+
+    @field_validator("against_base")
+    @classmethod
+    def _has_a_lora(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and info.data.get("lora", "") is None:
+            raise PydanticCustomError("needs", "needs a LoRA (eval.lora) to compare with the base model")
+        return wanted
+
+    @field_validator("target_se", "target_q")
+    @classmethod
+    def _compares(cls, target: float | None, info: ValidationInfo) -> float | None:
+        if target is not None and info.data.get("caption_ablation_compare") is False:
+            raise PydanticCustomError("needs", "needs caption_ablation_compare: true")
+        return target

@@ -52,6 +52,7 @@ _SAYS_ITS_VALUE = (
     "prompt_file",
     "missing",
     "web_address",
+    "needs",
 )
 _QUOTES = "put it in quotes"
 _REMEDIES = {
@@ -97,7 +98,8 @@ def _describe(detail: Mapping[str, Any], section: type[Section], location: Locat
         return _said("config.missing_key", message)
     if kind == "unknown_name":
         return _said("config.unknown_name", message)
-    if kind not in _SAYS_ITS_VALUE:
+    of_section = template is None and isinstance(detail["input"], Mapping)  # all of it would tell nothing
+    if kind not in _SAYS_ITS_VALUE and not of_section:
         message = f"{message}, not {shown(detail['input'])}"
     return _said("config.bad_value", message, _REMEDIES.get(kind))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -58,7 +59,7 @@ class GenerateConfig(Section):
     max_random_per_prompt: Int = Field(
         1, ge=1, description="With random_prompts: the most that are joined into one."
     )
-    max_images: Int = Field(10000, ge=1, description="The most pictures that are written.")
+    max_images: Int = Field(10000, ge=1, le=1_000_000, description="The most pictures that are written.")
     shuffle: bool = Field(False, description="Draw the prompts in random order.")
     lora_path: Text | None = Field(None, description="LoRA file applied to the model (null: none).")
     network_multiplier: Float = Field(1.0, description="Strength of the LoRA.")
@@ -73,9 +74,9 @@ class GenerateConfig(Section):
             prompts = [", ".join(random.choice(prompts) for _ in range(count)) for count in counts]
         if self.shuffle:
             random.shuffle(prompts)
-        pairs = [(prompt, repeat) for prompt in prompts for repeat in range(self.num_repeats)]
+        pairs = ((prompt, repeat) for prompt in prompts for repeat in range(self.num_repeats))
         requests = []
-        for prompt, repeat in pairs[: self.max_images]:
+        for prompt, repeat in islice(pairs, self.max_images):
             width, height = random.choice(self.size_list) if self.size_list else (self.width, self.height)
             requests.append(make_request(prompt, self._values(repeat) | {"width": width, "height": height}))
         return requests

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from toolkit.config_modules.base import Location, as_written
 from toolkit.config_modules.checks import check_folders, check_process, process_notes
-from toolkit.config_modules.documents import Document, dotted, read_document, split_key, written
+from toolkit.config_modules.documents import Document, dotted, in_one_line, read_document, split_key, written
 from toolkit.config_modules.explain import explain, idle_notes, shown
 from toolkit.config_modules.job import (
     JOBS,
@@ -60,7 +60,8 @@ class LoadedJob:
         places = (place[:end] for end in range(len(place), 0, -1))
         line = next((self.lines[each] for each in places if each in self.lines), None)
         key = f"process[{index}].{problem.key}" if len(self.config.process) > 1 else problem.key
-        return replace(problem, file=str(self.path), line=line, key=key, value=written(self.raw, place))
+        value = written(self.raw, place)
+        return in_one_line(replace(problem, file=str(self.path), line=line, key=key, value=value))
 
 
 def load_job(
@@ -129,7 +130,7 @@ class _Reader:
         """All problems by line; a value that is an unset variable is wrong for that reason only."""
         problems = [self._short_key(problem) for problem in self.problems]
         unset = {problem.key for problem in problems if problem.code == "config.unset_variable"}
-        told = [p for p in problems if p.key not in unset or p.code == "config.unset_variable"]
+        told = [in_one_line(p) for p in problems if p.key not in unset or p.code == "config.unset_variable"]
         return sorted(told, key=lambda problem: problem.line or 0)
 
     def _short_key(self, problem: Problem) -> Problem:
@@ -271,9 +272,14 @@ class _Reader:
             written = as_written(section, entry, location)
             return str(self.document.path), self.document.line((*prefix, *written))
 
-        for problem in explain(error, section, place):
+        problems = explain(error, section, place)
+        for problem in problems:
             key = _key(shown_prefix, problem.key or "") or dotted(prefix)
-            location = (*prefix, *as_written(section, entry, split_key(problem.key or "")))
+            inner = as_written(section, entry, split_key(problem.key or ""))
+            twins = [each for each in problems if each.message == problem.message and each is not problem]
+            if twins and problem.code != "config.missing_key" and not _is_written(entry, inner):
+                continue  # a value that another section handed down, where it is told
+            location = (*prefix, *inner)
             value = written(self.document.raw, location)
             self.problems.append(replace(problem, key=key, value=value))
 
@@ -305,6 +311,16 @@ def _names_a_folder(name: str) -> bool:
     """Whether a name can be a folder's and a file's on every system."""
     fits = 0 < len(name) <= _LONGEST_NAME and len(name.encode("utf-8", "replace")) <= _MOST_BYTES
     return fits and not _BAD_NAME.search(name)
+
+
+def _is_written(data: Any, location: Location) -> bool:
+    """Whether raw data has something at a place."""
+    for part in location:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
 
 
 def _key(prefix: str, key: str) -> str:

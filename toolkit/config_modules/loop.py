@@ -25,9 +25,7 @@ Dtype = Annotated[str, *one_of("dtype", DTYPES, DTYPES_NOT_YET)]
 def _micro_batches(value: int) -> int:
     """At least 1, or WHOLE_EPOCH."""
     if value < 1 and value != WHOLE_EPOCH:
-        raise PydanticCustomError(
-            "micro_batches", "must be at least 1, or -1 for an epoch, not {value}", {"value": value}
-        )
+        raise PydanticCustomError("micro_batches", "must be at least 1, or -1 for an epoch")
     return value
 
 
@@ -108,7 +106,8 @@ class LoopConfig(Section):
     num_threads: Int | None = Field(
         None,
         ge=1,
-        description="CPU threads of torch (null: torch's default). Results are bit-exact per number.",
+        le=1024,  # torch itself breaks down where the system has no more
+        description="CPU threads of torch, at most 1024 (null: its default); bit-exact for each number.",
     )
 
     @classmethod

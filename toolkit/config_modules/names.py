@@ -18,10 +18,16 @@ DTYPES_NOT_YET = ("8bit", "float8", "fp8", "e4m3fn", "e5m2")
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A scheduler class of diffusers and the settings that make it the sampler of that name."""
+    """A scheduler class of diffusers and the settings that make it the sampler of that name.
+
+    least_steps, most_steps: of a model that predicts noise or velocity; None: its noise levels set the limit.
+    A flow-matching model has no limits.
+    """
 
     scheduler: str
     settings: dict[str, Any] = field(default_factory=dict)
+    least_steps: int = 1
+    most_steps: int | None = None
 
 
 _KARRAS = {"use_karras_sigmas": True}
@@ -32,7 +38,7 @@ _DPMPP = {"algorithm_type": "dpmsolver++"}
 SAMPLERS = {
     "ddpm": Sampler("DDPMScheduler"),
     "ddim": Sampler("DDIMScheduler"),
-    "pndm": Sampler("PNDMScheduler"),
+    "pndm": Sampler("PNDMScheduler", least_steps=4),
     "euler": Sampler("EulerDiscreteScheduler"),
     "k_euler": Sampler("EulerDiscreteScheduler", _KARRAS),
     "euler_a": Sampler("EulerAncestralDiscreteScheduler"),
@@ -44,7 +50,7 @@ SAMPLERS = {
     "heun": Sampler("HeunDiscreteScheduler"),
     "dpm_2": Sampler("KDPM2DiscreteScheduler"),
     "dpm_2_a": Sampler("KDPM2AncestralDiscreteScheduler"),
-    "lcm": Sampler("LCMScheduler"),
+    "lcm": Sampler("LCMScheduler", most_steps=50),
     "flowmatch": Sampler("FlowMatchEulerDiscreteScheduler"),
 }
 SAMPLERS_NOT_YET = ("custom_lcm", "mean_flow", "lms", "k_lms")  # lms needs scipy

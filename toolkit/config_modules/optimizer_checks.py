@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from toolkit.config_modules.base import Location
 from toolkit.config_modules.loop import LoopConfig
 from toolkit.config_modules.names import RATE_FREE, SCHEDULE_FREE
+from toolkit.config_modules.optimizer_params import check_params
 from toolkit.config_modules.process import DiffusionProcess, TrainProcess
 from toolkit.errors import ConfigError
 from toolkit.training.lr_schedules import make_schedule
@@ -18,7 +19,8 @@ _TINY_FACTOR = 0.1  # of a rate that is estimated; ai-toolkit puts 1 in place of
 
 
 def check_loop(loop: LoopConfig) -> Iterator[Finding]:
-    """Schedule, averages and steps, whatever is trained."""
+    """Schedule, averages, steps and the optimizer's own keywords, whatever is trained."""
+    yield from check_params(loop.optimizer, loop.optimizer_params)
     try:
         make_schedule(loop.lr_scheduler, loop.lr_scheduler_params, total=loop.steps, lr=loop.lr)
     except ConfigError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,8 +139,18 @@ def item_id(
     sha256: str, dataset: str, resolution: int, flip: tuple[bool, bool] = (False, False), repeat: int = 0
 ) -> str:
     """The key of all random draws for an item: it survives renaming and moving the file."""
-    parts = (sha256, dataset, resolution, *map(int, flip), repeat)
-    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
+    return next(_item_ids(sha256, dataset, resolution, flip, range(repeat, repeat + 1)))
+
+
+def _item_ids(
+    sha256: str, dataset: str, resolution: int, flip: tuple[bool, bool], repeats: Iterable[int]
+) -> Iterator[str]:
+    parts = (sha256, dataset, resolution, *map(int, flip))
+    shared = hashlib.sha256("".join(f"{part}\x1f" for part in parts).encode())
+    for repeat in repeats:
+        own = shared.copy()
+        own.update(b"%d" % repeat)
+        yield own.hexdigest()
 
 
 def _make_items(
@@ -154,20 +164,22 @@ def _make_items(
     trigger, prepend = rules.caption_rules.trigger_word, rules.caption_rules.prepend_trigger
     for name, source in captions.items():
         caption = insert_trigger(source, trigger, prepend=prepend)
-        fact, beside = facts[name], companions[name]
+        fact, beside, path = facts[name], companions[name], folder / name
         size = (fact.width, fact.height)
         key = fact.sha256 or name
         first_repeat = num_seen[key] * rules.num_repeats
+        repeats = range(first_repeat, first_repeat + rules.num_repeats)
         num_seen[key] += 1
         for resolution in rules.resolutions:
             counted, square = rules.crops.counted(*size), not rules.use_buckets
             bucket = choose_bucket(*counted, resolution, rules.size_multiple, square=square)
+            crops = rules.crops.choice(size, bucket, beside.poi)
             for flip in rules.flips:
                 placement = place(*size, bucket, flip_x=flip[0], flip_y=flip[1])
-                for repeat in range(first_repeat, first_repeat + rules.num_repeats):
-                    yield MediaItem(
-                        id=item_id(key, rules.name, resolution, flip, repeat),
-                        path=folder / name,
+                for item in _item_ids(key, rules.name, resolution, flip, repeats):
+                    yield MediaItem(  # repeats share all of their parts: there may be very many
+                        id=item,
+                        path=path,
                         sha256=fact.sha256,
                         caption=caption,
                         dataset=rules.name,
@@ -177,7 +189,7 @@ def _make_items(
                         caption_source=source,
                         caption_rules=rules.caption_rules,
                         is_reg=rules.is_reg,
-                        crops=rules.crops.choice(size, bucket, beside.poi),
+                        crops=crops,
                         mask=beside.mask,
                         control_paths=beside.controls,
                         **rules.settings,  # type: ignore[arg-type]
@@ -189,7 +201,7 @@ def _note_sizes_and_copies(
 ) -> None:
     names = {folder / name: name for name in facts}
     factors: dict[str, float] = {}
-    for item in items:
+    for item in {id(item.placement): item for item in items}.values():  # one of all repeats
         name = names[item.path]
         factor = enlargement(facts[name].width, facts[name].height, item.bucket)
         if factor > NOTICEABLE_ENLARGEMENT:

@@ -65,7 +65,8 @@ def check_space(needs: Sequence[Need]) -> list[Problem]:
         if free is None or wanted + MARGIN <= free or wanted == 0:
             continue
         parts = ", ".join(f"{need.what} {size(need.more)}" for need in together if need.more)
-        message = f"not enough room on this disk: {size(wanted)} needed ({parts}), {size(free)} free"
+        needed = f"{size(wanted)} needed ({parts}) and {size(MARGIN)} to be left free"
+        message = f"not enough room on this disk: {needed}, {size(free)} free"
         remedy = "free some space, save less often or keep fewer, or set training_folder to another disk"
         problems.append(Problem("run.disk_space", message, file=str(together[0].folder), remedy=remedy))
     return problems

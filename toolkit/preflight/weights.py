@@ -38,6 +38,7 @@ _STATE_BYTES = {
     "adamw": 8.0, "adam": 8.0, "adamw8bit": 2.0, "adam8bit": 2.0, "lion8bit": 1.0, "lion": 4.0,
     "sgd": 4.0, "adagrad": 4.0, "adafactor": 0.1, "prodigy": 16.0,
 }  # fmt: skip
+_PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -71,6 +72,16 @@ def is_cut_off(path: Path) -> bool:
         return path.stat().st_size < start + end
     except _DAMAGED:
         return False  # it is no such file, which is another matter
+
+
+def may_be_pickled(path: Path) -> bool:
+    """Whether a file begins as one that torch saved: as a zip, or, in its older format, as a pickle."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return False
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS)
 
 
 def _entries(path: Path) -> tuple[int, dict[str, Any]]:

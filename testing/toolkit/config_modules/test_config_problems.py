@@ -23,6 +23,9 @@ pytestmark = pytest.mark.usefixtures("folder")
         ("steps: 2000", "steps: 2.5", "train.steps", "must be a whole number, not 2.5"),
         ("steps: 2000", "linear: 4", "train.linear", "'linear' belongs to network"),
         ("linear: 16", "lr: 1e-4", "network.lr", "'lr' belongs to train"),
+        ("steps: 2000", "num_threads: 100000", "train.num_threads", "must be at most 1024, not 100000"),
+        ("caption_ext: txt", "num_repeats: 1000000", "datasets[0].num_repeats",
+         "must be at most 10000, not 1000000"),
         ("linear: 16", "rank: 0", "network.linear", "must be at least 1, not 0"),
         ("steps: 2000", "do_fft_loss: true", "train.do_fft_loss", "true is not supported yet (leave it out"),
         ("steps: 2000", "max_loss: 5", "train.max_loss", "5 is not supported yet (leave it out)"),
@@ -154,3 +157,31 @@ def test_notes_say_what_changes_meaning():
     assert [note.partition(":")[0] for note in notes] == ["train.gradient_accumulation_steps"]
     notes = load(changed("noise_scheduler: ddpm", "timestep_type: sigmoid")).notes
     assert [note.partition(":")[0] for note in notes] == ["train.timestep_type"]
+
+
+def test_a_value_out_of_range_is_told_once():
+    text = changed("gradient_accumulation_steps: 1", "gradient_accumulation: 0")
+    (problem,) = problems_of(text)
+    assert problem.message == "must be at least 1, or -1 for an epoch, not 0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("name: my_lora", 'name: "two\\nlines"'),
+        ("job: extension", 'job: "two\\nlines"'),
+        ("type: sd_trainer", 'type: "two\\nlines"'),
+        ("optimizer: adamw8bit", 'optimizer: "two\\nlines"'),
+        ("folder_path: pictures", 'folder_path: "two\\nlines"'),
+        ('- "[trigger] in snow"', '- "a --two\\nlines 3"'),
+        ("lr: 1e-4", '"two\\nlines": 1'),
+    ],
+)
+def test_a_value_of_two_lines_is_told_in_one(old, new):
+    for problem in problems_of(changed(old, new)):
+        assert "\n" not in str(problem)
+
+
+def test_a_value_that_two_sections_share_is_told_once():
+    (problem,) = problems_of(changed("dtype: bf16", "dtype: nope"))
+    assert problem.key == "train.dtype"

@@ -181,3 +181,8 @@ def test_random_prompts_and_sizes():
 
 def test_no_more_pictures_than_asked():
     assert len(generate(num_repeats=5, max_images=3).requests()) == 3
+
+
+def test_repeats_without_end_are_drawn_up_to_the_most_pictures():
+    config = GenerateConfig(prompts=["a fox"], num_repeats=10**12, max_images=3)
+    assert len(config.requests()) == 3

@@ -30,7 +30,8 @@ def test_a_disk_that_is_too_small_is_named_with_both_figures(tmp_path, free):
     ]
     (problem,) = check_space(needs)
     assert problem.code == "run.disk_space"
-    assert "4.0 GB needed (8 saved models 2.0 GB, 3 checkpoints 2.0 GB), 3.0 GB free" in problem.message
+    needed = "4.0 GB needed (8 saved models 2.0 GB, 3 checkpoints 2.0 GB) and 200 MB to be left free"
+    assert f"{needed}, 3.0 GB free" in problem.message
     assert "training_folder" in problem.remedy
 
 
