@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs import build, preflight_disk
+from jobs.nature import known_nature
 from jobs.preflight_captions import check_captioning
 from jobs.preflight_models import check_models
 from toolkit.config_modules.job import AnyProcess, ModelProcess
@@ -36,6 +37,7 @@ from toolkit.preflight.buckets import bucket_rows, epochs_line
 from toolkit.preflight.disk import check_space, existing_folder
 from toolkit.preflight.report import CaptionReport, DatasetReport, ProcessReport
 from toolkit.preflight.tokens import TokenCounter, make_counter
+from toolkit.runs.lineage import foreign_checkpoint
 from toolkit.text import count
 
 _WELL_BELOW = 0.7  # of the area that the resolution allows
@@ -76,6 +78,8 @@ def check_process(
             shown = None if progress is None or not full else progress("pictures compared")
             found += check_validation(process, items, report, full=full, progress=shown)
         if folder is not None:
+            if not running:  # a run finds out itself, before it writes, and tells its log and webhook
+                found += foreign_checkpoint(folder / "checkpoints", known_nature(process))
             report.disk = preflight_disk.needs(process, folder, items, report.models)
             found += check_space(report.disk)
     else:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import run
+from jobs.preflight import check_files
 from testing.job_helpers import training_config
 from testing.tiny_models import build_tiny_sd15
 from toolkit.runs.standing import headline, look
@@ -44,7 +45,10 @@ def refused_again(tmp_path: Path, capsys: Any, model: Path, changes: dict[str, A
     told = headline(look(folder))
     capsys.readouterr()
     changes = changes | {"train": {"steps": 4} | changes.get("train", {})}
-    assert run.main([str(training_config(tmp_path, model, "c", **changes))]) == 1
+    path = training_config(tmp_path, model, "c", **changes)
+    (report,) = check_files([str(path)], None)
+    checked = [str(problem.message) for problem in report.all_problems]
+    assert run.main([str(path)]) == 1
     assert [path.read_bytes() for path in kept] == before
     assert headline(look(folder)) == told == "c: finished, step 2 of 2 (100 %)"
     assert not (folder / "run.lock").exists()
@@ -52,7 +56,9 @@ def refused_again(tmp_path: Path, capsys: Any, model: Path, changes: dict[str, A
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert lines and all(f"{folder / 'checkpoints' / 'step_000000002'}: " in line for line in lines)
     assert lines[0].split(": ", 1)[1] in (folder / "log.txt").read_text(), "the log tells of the refusal"
-    return [line.split("step_000000002: ")[1].partition(" (use another name")[0] for line in lines]
+    said = [line.split("step_000000002: ")[1].partition(" (use another name")[0] for line in lines]
+    assert all(message in said for message in checked), "a check says the same, as far as it knows"
+    return said
 
 
 @pytest.mark.parametrize(
@@ -133,3 +139,12 @@ def test_a_run_that_was_killed_is_still_told_as_killed(tmp_path, capsys, model):
     before = status.read_bytes()
     assert run.main([str(training_config(tmp_path, model, "c", network={"linear": 8}))]) == 1
     assert status.read_bytes() == before
+
+
+def test_a_check_tells_it_too(tmp_path, model):
+    assert run.main([str(training_config(tmp_path, model, "c", train={"steps": 2}))]) == 0
+    path = str(training_config(tmp_path, model, "c", network={"linear": 8}))
+    (report,) = check_files([path], None)
+    (problem,) = report.all_problems
+    assert problem.code == "run.foreign_checkpoint"
+    assert problem.message == "was made with network.linear 4, this config has 8"
