@@ -139,7 +139,7 @@ def test_captions_go_into_folders_that_are_there(tmp_path, monkeypatch, data, na
     [
         (["--dataset-path", "nowhere", "--model", "a/b"], 2, "no such folder: nowhere"),
         (["--dataset-path", ".", "--model", "a/b", "--num-beams", "0"], 2, "--num-beams: must be at least 1"),
-        (["--undo", "nothing.jsonl"], 1, "holds no run of captions"),
+        (["--undo", "nothing.jsonl"], 2, "no such file"),
     ],
 )
 def test_the_tools_mistakes_are_one_line(options, code, told, capsys):
