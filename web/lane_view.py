@@ -21,12 +21,13 @@ class LaneView:
     more: int
 
 
-def lane_views(services: Services) -> list[LaneView]:
-    """Every lane with its jobs."""
+def lane_views(services: Services) -> tuple[list[LaneView], list[Job]]:
+    """Every lane with its jobs; and the jobs of devices that are not here."""
     order, active = services.lanes.order(), active_jobs(services.database)
+    lanes, stranded = services.lanes.all_and_stranded()
     found = []
-    for lane in services.lanes.all():
+    for lane in lanes:
         waiting = [job for job in order if lane.device in job.devices][:SHOWN]
         running = [job for job in active if lane.device in job.devices]
         found.append(LaneView(lane, running, waiting, lane.waiting - len(waiting)))
-    return found
+    return found, stranded

@@ -65,10 +65,10 @@ class Lanes:
             order = list(connection.execute(waiting.limit(limit)).scalars())
             return self._all(connection), order, _rev(connection)
 
-    def _all(self, connection: Connection) -> list[Lane]:
+    def _all(self, connection: Connection, sets: Sequence[tuple[str, int]] | None = None) -> list[Lane]:
         started = _pairs(connection.execute(select(lanes.c.device, lanes.c.started)))
         held = _pairs(connection.execute(select(leases.c.device, leases.c.job_id)))
-        sets = _waiting_sets(connection)
+        sets = _waiting_sets(connection) if sets is None else sets
         return [
             Lane(
                 device=device,
@@ -112,18 +112,17 @@ class Lanes:
         with self.database.read() as connection:
             return [job_of(row) for row in connection.execute(query.limit(limit))]
 
-    def stranded(self, limit: int = 100) -> list[Job]:
-        """Jobs that wait or run on a device that this machine does not have, or no longer has."""
-        return self.database.memo.get(("stranded", limit), lambda: self._stranded(limit))
-
-    def _stranded(self, limit: int) -> list[Job]:
-        concerned = jobs.c.status.in_(["queued", *ACTIVE])
+    def all_and_stranded(self, limit: int = 100) -> tuple[list[Lane], list[Job]]:
+        """Every lane; and the jobs that wait or run on a device that this machine does not have."""
         with self.database.read() as connection:
-            sets = connection.execute(select(jobs.c.devices).where(concerned).distinct()).scalars()
+            waiting = _waiting_sets(connection)
+            query = select(jobs.c.devices).where(jobs.c.status.in_(list(ACTIVE)))
+            sets = {devices for devices, _ in waiting} | set(connection.execute(query).scalars())
             lost = [devices for devices in sets if not set(devices.split(",")) <= set(self.devices)]
-            query = select(jobs).where(concerned, jobs.c.devices.in_(lost))
-            query = query.order_by(jobs.c.position, jobs.c.id).limit(limit)
-            return [job_of(row) for row in connection.execute(query)] if lost else []
+            concerned = select(jobs).where(jobs.c.status.in_(["queued", *ACTIVE]), jobs.c.devices.in_(lost))
+            rows = concerned.order_by(jobs.c.position, jobs.c.id).limit(limit)
+            stranded = [job_of(row) for row in connection.execute(rows)] if lost else []
+            return self._all(connection, waiting), stranded
 
     def last_position(self, tx: Transaction) -> int:
         """The position behind every job that waits, within a write that puts one there."""

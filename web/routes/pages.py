@@ -41,11 +41,12 @@ def jobs_page(
         status=tuple(status or () if searches else EDITABLE), text=q, sort="updated", cursor=cursor
     )
     found, following = list_jobs(services.database, query)
+    lanes, stranded = ([], []) if searches else lane_views(services)
     pairs = [("q", q or ""), *(("status", each) for each in status or [])]
     context = {
         "jobs": found, "q": q or "", "statuses": status or [], "states": STATES, "searches": searches,
-        "lanes": [] if searches else lane_views(services), "counts": count_jobs(services.database),
-        "stranded": [] if searches else services.lanes.stranded(), "devices": services.lanes.devices,
+        "lanes": lanes, "stranded": stranded, "devices": services.lanes.devices,
+        "counts": count_jobs(services.database),
         "pairs": pairs, "here": [*pairs, *([("cursor", cursor)] if cursor else [])],
         "older": [*pairs, ("cursor", following)] if following else None,
     }  # fmt: skip
