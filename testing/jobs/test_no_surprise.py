@@ -270,7 +270,7 @@ def test_fewer_steps_than_were_trained_are_told_and_shown_as_done(tmp_path, mode
         "note: 5 steps were trained already, train.steps asks for 2: nothing is trained, the model is that "
         "of step 5; raise train.steps to go on, or take another name to begin anew"
     ) in output
-    assert "long: 100% 5/5" in output and "250" not in output
+    assert "long: 100% 5/5" in output and "250%" not in output
     status = read_status(folder / "status.json")
     assert (status.phase, status.step, status.total_steps) == ("finished", 5, 5)
     assert all(torch.equal(before[name], weight) for name, weight in weights(folder).items())
