@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from toolkit.errors import (
@@ -24,7 +24,7 @@ from toolkit.errors import (
     JobStopped,
     UserError,
 )
-from toolkit.packages import explain_missing_packages, missing_package
+from toolkit.packages import explain_missing_packages, missing_package, skip_plugin_search
 from toolkit.tee import teed
 
 if TYPE_CHECKING:
@@ -345,15 +345,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             gc.enable()
 
 
-def skip_plugin_search() -> None:
-    """Stand in for pydantic's search for plugins: there are none, and the import alone costs 20 ms."""
-    name = "pydantic.plugin._loader"
-    if name not in sys.modules:
-        stand_in = ModuleType(name)
-        stand_in.get_plugins = lambda: ()  # type: ignore[attr-defined]
-        sys.modules[name] = stand_in
-
-
 def _main(arguments: argparse.Namespace) -> int:
     skip_plugin_search()
     from toolkit.config_modules.lookup import load_env_files
@@ -391,6 +382,12 @@ def _obey(arguments: argparse.Namespace) -> int:
         return run_all([replace(job, rescan=arguments.rescan) for job in jobs], arguments.recover)
 
 
+def leave(code: int) -> NoReturn:
+    """End with `code`, deaf to Ctrl-C: all is said and saved, and Python's way out takes a while."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
     explain_missing_packages()
-    sys.exit(main())
+    leave(main())

@@ -328,3 +328,25 @@ def test_sigterm_while_jobs_are_checked_is_told_too(tmp_path, monkeypatch, capsy
     assert run.main(["a.yml"]) == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "Interrupted by SIGTERM\n"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+AFTER_ALL = """
+import atexit, os, runpy, signal, sys
+
+class LastModule:
+    def __del__(self, kill=os.kill, number=os.getpid(), interrupt=signal.SIGINT):
+        kill(number, interrupt)
+
+sys.last_module = LastModule()  # torn down after Python has given its signals up
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv = ["run.py", "--schema"]
+runpy.run_path("run.py", run_name="__main__")
+"""
+
+
+def test_ctrl_c_on_the_way_out_changes_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_ALL], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    json.loads(done.stdout)
