@@ -11,15 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jobs import build
-from jobs.without_folder import watched
+from jobs.without_folder import Watched, watched
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.config_modules.process import GenerateProcess
 from toolkit.config_modules.sample import SampleRequest
 from toolkit.errors import ConfigError, JobStopped, Problem
 from toolkit.runs import atomic
-from toolkit.runs.commands import StopRequest
 from toolkit.runs.images import save_image
-from toolkit.runs.status import StatusWriter
 
 
 def run(loaded: LoadedJob, section: GenerateProcess) -> None:
@@ -33,15 +31,15 @@ def run(loaded: LoadedJob, section: GenerateProcess) -> None:
         )
     lora = build.local_file(wanted.lora_path, "generate.lora_path") if wanted.lora_path else None
     folder = _writable(Path(section.output_folder).expanduser())
-    with watched(loaded, total_steps=len(requests)) as (status, stop):
-        status.phase("loading", "Loading model")
-        _draw(section, requests, lora, folder, status, stop)
+    with watched(loaded, total_steps=len(requests)) as watch:
+        watch.status.phase("loading", "Loading model")
+        _draw(section, requests, lora, folder, watch)
     sys.stdout.write(f"{len(requests)} pictures in {folder}\n")
 
 
 def _draw(
     section: GenerateProcess, requests: Sequence[SampleRequest], lora: Path | None, folder: Path,
-    status: StatusWriter, stop: StopRequest,
+    watch: Watched,
 ) -> None:  # fmt: skip
     from tqdm import tqdm
 
@@ -59,21 +57,22 @@ def _draw(
         matched = apply_lora(sd, lora)  # how strongly, each picture says for itself
         sys.stdout.write(f"LoRA {lora.name}: {matched} modules\n")
     with ExitStack() as stack:
-        stack.enter_context(stop.install())
+        stack.enter_context(watch.stop.install())
         stack.enter_context(preview_context(sd.architecture))
         stack.enter_context(telling("drawing", ("a smaller width and height", "dtype: bf16")))
         pictures = render(sd.architecture, requests, network=AppliedLora(sd) if lora is not None else None)
-        status.phase("sampling", f"Generating images - 0/{total}")
-        status.tick(0)
+        watch.status.phase("sampling", f"Generating images - 0/{total}")
+        watch.status.tick(0)
         for index, request in enumerate(tqdm(requests, desc="Generating images", unit="image")):
-            if stop:
+            if watch.stop:
                 raise JobStopped(f"stopped after {index} of {total} pictures, written to {folder}")
             picture = next(pictures)
             path = folder / f"{int(time.time() * 1000)}_{index}.{wanted.ext}"
             save_image(picture, path, build.recipe(request, section.model, lora=lora.name if lora else None))
             if wanted.prompt_file:
                 atomic.write_text(path.with_suffix(".txt"), request.prompt, durable=False)
-            status.tick(index + 1, info=f"Generating images - {index + 1}/{total}")
+            watch.pictures.show(path)
+            watch.status.tick(index + 1, info=f"Generating images - {index + 1}/{total}")
 
 
 def _writable(folder: Path) -> Path:

@@ -97,6 +97,26 @@ def look_at_results(page: Any) -> None:
     assert shown.replace("0px", "0") == "inset(0 49% 0 0)"
 
 
+def draw_with_it(page: Any) -> None:
+    """From the finished LoRA to pictures of it."""
+    page.click('[aria-label="Draw pictures with browser.safetensors"]')
+    expect(page.locator('[name="f:generate.prompts"]')).to_have_value(re.compile("a red circle, a blue square"))
+    fill(page, generate__num_repeats="3")
+    page.click("text=Save and start")
+    expect(page.locator("h1")).to_have_text("browser_pictures")
+    wait_for_state(page, "completed")
+    expect(page.locator("#results .gallery img")).to_have_count(6)  # of itself, while it drew
+    page.click(".tabs >> text=Samples")
+    page.locator(".gallery img").nth(4).click()
+    expect(page.locator("#viewer-title")).to_have_text("Picture 5 of 6")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer-title")).to_have_text("Picture 6 of 6")
+    expect(page.locator(".recipe")).to_contain_text("browser.safetensors")
+    assert page.locator("#shown").evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
+    page.keyboard.press("Escape")
+    expect(page.locator("#samples-title")).to_have_text("Pictures")
+
+
 def test_a_job_is_made_watched_stopped_and_resumed(page):
     make(page)
     stopped = watch_and_stop(page)
@@ -110,6 +130,9 @@ def test_a_job_is_made_watched_stopped_and_resumed(page):
     with page.expect_download() as download:
         page.click("text='browser.safetensors'")
     assert download.value.path().stat().st_size > 1000
+    trained = page.url
+    draw_with_it(page)
+    page.goto(trained)
     page.click(".tabs >> text=Events")
     for word in ("created", "enqueued", "its turn on cpu:0", "stop asked for: save", "completed"):
         expect(page.locator("#events")).to_contain_text(word)

@@ -34,7 +34,15 @@ SHOWN = {
     "/datasets/drawings": "dataset", "/evaluations": "evaluations", "/settings": "settings",
     "/login": "login",
 }  # fmt: skip
-NARROW = {"dashboard", "jobs", "new_form", "dataset", "evaluation", "job"}  # those shown on a phone too
+NARROW = {
+    "dashboard",
+    "jobs",
+    "new_form",
+    "dataset",
+    "evaluation",
+    "job",
+    "pictures",
+}  # on a phone too
 TALLEST = 1400  # pixels of a page that a picture shows
 PICTURES = Path(__file__).parents[2] / "docs" / "images" / "web"
 RUN = """async (rules) => (await axe.run(document, {runOnly: rules})).violations.map(
@@ -61,9 +69,11 @@ def pages_of_jobs(page: Any) -> Iterator[str]:
 
 
 def names_of(paths: list[str], page: Any) -> dict[str, str]:
-    """The pages to take pictures of, by path: SHOWN, the newest training's, the evaluation."""
+    """The pages to take pictures of, by path: SHOWN, the newest training, drawn pictures, the evaluation."""
     named = dict(SHOWN)
-    for job in page.request.get("/api/jobs").json()["jobs"]:
+    listed = page.request.get("/api/jobs").json()["jobs"]
+    named |= {f"/jobs/{job['id']}/samples": "pictures" for job in listed if job["kind"] == "generate"}
+    for job in listed:
         if job["kind"] == "train" and job["status"] == "completed":
             named |= {f"/jobs/{job['id']}{part}": f"job{part.replace('/', '_')}" for part in OF_A_JOB}
             named[f"/compare?job={job['id']}"] = "compare"

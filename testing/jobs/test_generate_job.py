@@ -1,5 +1,6 @@
 """The generation job: pictures, their recipes, and a LoRA on top."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from toolkit.config_modules.loading import load_job
 from toolkit.errors import ConfigError, JobStopped, ModelError
 from toolkit.runs.commands import CommandBox
 from toolkit.runs.images import read_parameters, read_recipe
+from toolkit.runs.layout import RunFolder
 from toolkit.runs.status import STATUS_FOLDER, read_status
 
 
@@ -163,6 +165,24 @@ def test_who_starts_it_sees_how_far_it_is_and_can_stop_it(tmp_path, model, monke
     status = read_status(place / "status.json")
     assert seen == ["sampling"] and "after 1 of 2 pictures" in status.exit["error"][0]
     assert (status.phase, status.step, status.total_steps) == ("stopped", 1, 2)
+
+
+def test_who_starts_it_is_shown_every_picture(tmp_path, model, monkeypatch, caplog):
+    place = tmp_path / "attempt"
+    place.mkdir()
+    monkeypatch.setenv(STATUS_FOLDER, str(place))
+    written = draw(tmp_path, model, "one") + draw(tmp_path, model, "two", ext="jpg")
+    written += sorted((tmp_path / "two").glob("*.jpg"))
+    shown = RunFolder(tmp_path, "attempt").list_samples()
+    assert [(sample.step, sample.index, sample.path.suffix) for sample in shown] == [
+        (0, 0, ".png"), (0, 1, ".png"), (0, 2, ".jpg"), (0, 3, ".jpg")
+    ]  # fmt: skip
+    assert [sample.path.samefile(path) for sample, path in zip(shown, written, strict=True)] == [True] * 4
+    assert len(list((place / "samples").iterdir())) == 4
+    shutil.rmtree(place / "samples")
+    (place / "samples").write_text("in the way")
+    assert len(draw(tmp_path, model, "three")) == 2, "a picture that cannot be shown is a picture"
+    assert "is not shown in the UI: File exists" in caplog.text
 
 
 def test_the_command_line_draws(tmp_path, model):

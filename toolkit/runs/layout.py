@@ -245,13 +245,13 @@ class RunFolder:
         target = model.with_name(f"{stem}_best{extension}")
         if model.is_dir():
             with atomic.writing_folder(target) as folder:
-                shutil.copytree(model, folder, copy_function=_link, dirs_exist_ok=True)
+                shutil.copytree(model, folder, copy_function=link_or_copy, dirs_exist_ok=True)
             return target
         if target.exists() and target.samefile(model):
             return target  # renaming one link of a file over another does nothing
         with atomic.reporting(target):
             part = atomic.beside(target)
-            _link(str(model), str(part))
+            link_or_copy(str(model), str(part))
             atomic.replace(part, target)
         return target
 
@@ -297,7 +297,7 @@ class RunFolder:
         return grouped
 
 
-def _link(source: str, target: str) -> str:
+def link_or_copy(source: str, target: str) -> str:
     """A hard link, or a copy on disks that have none."""
     try:
         os.link(source, target)

@@ -12,7 +12,7 @@ from web.problems import invalid
 from web.queue.jobs import Job
 from web.queue.listing import JobQuery, list_jobs
 from web.routes.page_route import page_router
-from web.routes.results import shown_run
+from web.routes.results import shown_pictures
 from web.runs.pictures import SampleGrid, sample_grid
 from web.services import Served, Services
 
@@ -41,7 +41,7 @@ def compare_page(
     if len(ids) > MOST:
         raise invalid(f"choose at most {MOST} jobs", "/query/job")
     chosen = [services.store.get(each) for each in ids]
-    grids = [sample_grid(shown_run(services, each)) for each in chosen]
+    grids = [sample_grid(shown_pictures(services, each)) for each in chosen]
     listed, _ = list_jobs(services.database, JobQuery(text=q, sort="updated", limit=100))
     steps = sorted({each for grid in grids for each in grid.steps})
     at = step if step is not None else (steps[-1] if steps else 0)

@@ -11,6 +11,7 @@ from web import actions
 from web.configs import MAX_BYTES, with_name
 from web.forms import starts
 from web.forms.draft import Draft, form_view, posted_text, with_entry, without_entry
+from web.forms.drawing import drawing_text
 from web.forms.values import process_of
 from web.forms.yaml_text import parse
 from web.preflight import check_text
@@ -18,6 +19,9 @@ from web.problems import ApiError, invalid, not_found
 from web.queue.devices import parse_devices
 from web.queue.jobs import Job
 from web.routes.page_route import back_to, page_router
+from web.routes.results import shown_run
+from web.runs.folders import Number
+from web.runs.results import list_results
 from web.services import Served, Services
 
 router = page_router()
@@ -60,16 +64,20 @@ Name = Annotated[str, Query(max_length=200)]
 @router.get("/jobs/new")
 def new_job(
     request: Request, services: Served, *, example: Name = "", dataset: Name = "", clone: Name = "",
-    empty: bool = False, view: Name = "form",
+    draw: Name = "", file: Annotated[str, Query(max_length=255)] = "", run: Number = 1, empty: bool = False,
+    view: Name = "form",
 ) -> Response:  # fmt: skip
-    """Choose what to begin with, or begin."""
-    if not (example or dataset or clone or empty):
+    """Choose what to begin with, or begin; draw: with the model `file` that this job has saved."""
+    if not (example or dataset or clone or draw or empty):
         context = {
             "examples": starts.list_examples(), "has_gpu": _first_gpu(services) is not None,
             "datasets": [path.name for path in starts.list_datasets(services.preferences.datasets_root)],
         }  # fmt: skip
         return services.pages.page(request, "job_new.html", context)
-    draft = _cloned(services, clone) if clone else _started(services, example, dataset)
+    if draw:
+        draft = _drawing(services, draw, run, file)
+    else:
+        draft = _cloned(services, clone) if clone else _started(services, example, dataset)
     draft.view = "yaml" if view == "yaml" else "form"
     return _page(request, services, draft)
 
@@ -199,6 +207,22 @@ def _cloned(services: Services, job_id: str) -> Draft:
     name = actions.free_name(services, job.name, "_copy")
     text = with_name(services.store.config(job_id), name)
     return Draft(text=text, devices=job.devices, accelerate=str(job.launcher.get("accelerate", 0)))
+
+
+def _drawing(services: Services, job_id: str, number: int, file: str) -> Draft:
+    job = services.store.get(job_id)
+    folder = shown_run(services, job, number)
+    saved = [each.name for each in list_results(folder) if each.kind in ("model", "folder")]
+    if folder is None or file not in saved:
+        raise not_found(f"a model {file} of this job")
+    snapshot = services.store.snapshot(job_id)
+    text = snapshot[0] if snapshot else services.store.config(job_id)
+    name = actions.free_name(services, job.name, "_pictures")
+    text = drawing_text(
+        text, actions.check(services, text, job.name), number, folder.path / file,
+        name=name, output_root=services.preferences.output_root,
+    )  # fmt: skip
+    return Draft(text=text, devices=job.devices[:1])
 
 
 def _started(services: Services, example: str, dataset: str) -> Draft:

@@ -16,7 +16,7 @@ from web.problems import not_found
 from web.queue.jobs import Job
 from web.queue.states import ACTIVE, EDITABLE, STOP_MODES
 from web.routes.page_route import page_router
-from web.routes.results import may_be_shown, shown_run
+from web.routes.results import may_be_shown, shown_pictures, shown_run
 from web.runs.folders import Number, path_of
 from web.runs.logs import read_slice
 from web.runs.pictures import recipe_of, sample_grid
@@ -31,6 +31,11 @@ TABS = (
     ("", "Overview"), ("/loss", "Loss"), ("/samples", "Samples"), ("/files", "Files"),
     ("/config", "Config"), ("/events", "Events"),
 )  # fmt: skip
+# Of kinds that train nothing, the pages that can have something to show.
+TABS_OF = {
+    "generate": ("", "/samples", "/config", "/events"),
+    **dict.fromkeys(("eval", "caption"), ("", "/config", "/events")),
+}
 
 
 class _Log(NamedTuple):
@@ -42,7 +47,8 @@ def job_context(services: Services, job: Job) -> dict[str, Any]:
     """What the head of every page of a job shows."""
     modes = STOP_MODES if job.stop_mode is None else STOP_MODES[STOP_MODES.index(job.stop_mode) + 1 :]
     return {
-        "job": job, "tabs": TABS, "active": job.status in ACTIVE, "editable": job.status in EDITABLE,
+        "job": job, "active": job.status in ACTIVE, "editable": job.status in EDITABLE,
+        "tabs": [tab for tab in TABS if job.kind not in TABS_OF or tab[0] in TABS_OF[job.kind]],
         "stop_modes": modes if job.status in ACTIVE else (), "grace": services.settings.stop_grace_s,
         "resumes_at": _resumes_at(services, job),
         # These have no checkpoint, and a record of all that is done.
@@ -86,7 +92,8 @@ def job_overview(job_id: str, request: Request, services: Served, run: Number = 
     job = services.store.get(job_id)
     log = _log(services, job, run)
     piece = read_slice(log.path, None, _LOG_BYTES)
-    return _page(request, services, "job_overview.html", job, run, log=log, piece=piece,
+    drawn = sample_grid(shown_pictures(services, job, run)) if job.kind == "generate" else None
+    return _page(request, services, "job_overview.html", job, run, log=log, piece=piece, grid=drawn,
                  results=list_results(shown_run(services, job, run))[:6])  # fmt: skip
 
 
@@ -112,9 +119,8 @@ def job_loss(job_id: str, request: Request, services: Served, run: Number = 1) -
 def job_samples(job_id: str, request: Request, services: Served, run: Number = 1) -> Response:
     """The previews of a run: prompts by steps."""
     job = services.store.get(job_id)
-    return _page(
-        request, services, "job_samples.html", job, run, grid=sample_grid(shown_run(services, job, run))
-    )
+    grid = sample_grid(shown_pictures(services, job, run))
+    return _page(request, services, "job_samples.html", job, run, grid=grid)
 
 
 @router.get("/jobs/{job_id}/samples/view")
@@ -126,7 +132,7 @@ def job_sample(
 ) -> Response:  # fmt: skip
     """One preview, its neighbours, and if asked for another step of the same prompt to compare with."""
     job = services.store.get(job_id)
-    folder = shown_run(services, job, run)
+    folder = shown_pictures(services, job, run)
     grid = sample_grid(folder)
     name = grid.cells.get(step, {}).get(prompt)
     if folder is None or name is None:

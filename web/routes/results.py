@@ -13,6 +13,7 @@ from toolkit.runs.layout import RunFolder
 from web.archive import zip_stream
 from web.files import file_response, safe_file
 from web.importing.apply import is_imported_folder
+from web.launchers.attempt import AttemptFolder
 from web.models import CompareOut, FileList, LossOut, MetricsOut, SampleList, errors
 from web.pictures import thumbnail
 from web.problems import conflict, invalid, not_found
@@ -46,6 +47,22 @@ def shown_run(services: Services, job: Job, number: int = 1) -> RunFolder | None
     """The run of a job as pages may show it; None if it has none, or its folder may not be shown."""
     run = run_of(job, number)
     return run if run is not None and may_be_shown(services, job, run.path) else None
+
+
+def shown_pictures(services: Services, job: Job, number: int = 1) -> RunFolder | None:
+    """Where the pictures of a job are: its run's previews, or what its last attempt at `generate` drew."""
+    if job.kind != "generate":
+        return shown_run(services, job, number)
+    path_of(job, number)  # raises 404
+    attempt = AttemptFolder(services.settings.jobs_root, job.id, job.attempt).path
+    return RunFolder(attempt.parent, attempt.name)
+
+
+def _pictures(services: Services, job_id: str, number: int) -> Path:
+    found = shown_pictures(services, services.store.get(job_id), number)
+    if found is None:
+        raise not_found("the run folder of this job")
+    return found.path
 
 
 def may_be_shown(services: Services, job: Job, folder: Path) -> bool:
@@ -116,8 +133,8 @@ def list_samples(
     limit: Annotated[int, Query(ge=1, le=200, description="Steps, the last ones.")] = 50,
     run: Number = 1,
 ) -> Response:  # fmt: skip
-    """The previews of a run, by step."""
-    folder = run_folder(services, services.store.get(job_id), run)
+    """The previews of a run, by step; the pictures of a generate job, as step 0."""
+    folder = _pictures(services, job_id, run)
     whose = f"run={run}" if run > 1 else ""
     base = f"{services.settings.root_path}/api/jobs/{job_id}/samples"
     chosen = [
@@ -147,12 +164,11 @@ def list_samples(
 
 @router.get("/jobs/{job_id}/samples/archive", responses={200: {"content": {"application/zip": {}}}})
 def download_samples(job_id: str, services: Served, run: Number = 1) -> StreamingResponse:
-    """All previews of a run in a zip file."""
-    job = services.store.get(job_id)
-    found = artifacts.samples(run_folder(services, job, run))
+    """All previews of a run, or pictures of a generate job, in a zip file."""
+    found = artifacts.samples(_pictures(services, job_id, run))
     if not found:
         raise conflict("this run has no previews yet")
-    headers = {"Content-Disposition": f'attachment; filename="{job.id}_samples.zip"'}
+    headers = {"Content-Disposition": f'attachment; filename="{job_id}_samples.zip"'}
     stream = zip_stream((sample.path.name, sample.path) for sample in found)
     return StreamingResponse(stream, media_type="application/zip", headers=headers)
 
@@ -164,8 +180,7 @@ def read_sample(
     run: Number = 1,
 ) -> Response:  # fmt: skip
     """A preview, whole or small."""
-    folder = run_folder(services, services.store.get(job_id), run)
-    path = safe_file(folder, f"samples/{name}")
+    path = safe_file(_pictures(services, job_id, run), f"samples/{name}")
     if thumb is not None:
         path = thumbnail(path, thumb, services.settings.data_root / "thumbs")
     return file_response(request, path, inline=True)

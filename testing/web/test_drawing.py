@@ -1,0 +1,110 @@
+"""From a saved model to a job that draws with it, with the settings of the previews."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from testing.web.pages_support import HTML, ended_job, inputs
+from toolkit.config_modules.loading import load_job
+from toolkit.config_modules.process import GenerateProcess
+from toolkit.config_modules.sample import SampleConfig
+from web import actions
+
+PREVIEWS = """
+      trigger_word: zrb
+      sample:
+        sampler: ddim
+        width: 64
+        height: 32
+        seed: 7
+        walk_seed: true
+        guidance_scale: 3.5
+        sample_steps: 9
+        neg: "blurry [trigger]"
+        prompts: ["a [trigger] --w 40", "a fox --n ", "a box --cfg 2 --seed 1 --steps 3 --m 0.5"]
+        samples:
+          - {prompt: "a dog: [trigger]", height: 48, neg: dark}
+"""
+
+
+@pytest.fixture
+def with_previews(config):
+    """A config whose previews have every kind of setting: (what to replace in it) -> YAML."""
+
+    def make(**replaced: str) -> str:
+        lines = config("foo").splitlines()
+        text = "\n".join([*lines[:-1], PREVIEWS.strip("\n"), ""])
+        for old, new in replaced.items():
+            text = text.replace({"network": "network: {type: lora, linear: 4}"}[old], new)
+        return text
+
+    return make
+
+
+def opened(client, job, file: str) -> dict:
+    """The config of the form that the link behind a model opens."""
+    listed = client.get(f"/jobs/{job.id}/files", headers=HTML).text
+    link = f"/jobs/new?draw={job.id}&file={file}"
+    assert f'href="{link}"' in listed.replace("&amp;", "&")
+    page = client.get(link, headers=HTML)
+    assert page.status_code == 200, page.text
+    return inputs(page.text)
+
+
+def test_a_lora_is_drawn_with_as_its_previews_were(client, services, settings, with_previews, tmp_path):
+    job = ended_job(services, with_previews())
+    values = opened(client, job, "foo.safetensors")
+    text = values["text"][0]
+    path = tmp_path / "drawing.yml"
+    path.write_text(text)
+    process = load_job(path).config.process[0]
+    assert isinstance(process, GenerateProcess)
+    assert process.generate.lora_path == f"{job.run_folder}/foo.safetensors"
+    assert (process.model.name_or_path, process.dtype, process.device) == ("tiny-sd", "float32", "cpu")
+    assert process.output_folder == str(settings.output_root / "foo_pictures")
+    previews = yaml.safe_load(services.store.config(job.id))["config"]["process"][0]["sample"]
+    assert process.generate.requests() == SampleConfig.model_validate(previews).requests("zrb")
+    assert len(process.generate.requests()) == 4
+    sent = {**values, "action": "start"}
+    made = client.post("/jobs/edit", data=sent, headers=HTML, follow_redirects=False)
+    assert made.status_code == 303
+    queued = services.store.get(made.headers["location"].rpartition("/")[2])
+    assert (queued.kind, queued.name, queued.status) == ("generate", "foo_pictures", "queued")
+
+
+def test_a_whole_model_takes_the_place_of_its_base(client, services, with_previews):
+    job = ended_job(services, with_previews(network="strict: false"))
+    process = yaml.safe_load(opened(client, job, "foo.safetensors")["text"][0])["config"]["process"][0]
+    assert process["model"] == {"name_or_path": f"{job.run_folder}/foo.safetensors"}
+    assert "lora_path" not in process["generate"]
+
+
+def test_a_run_without_previews_begins_with_its_trigger(client, services, config):
+    text = config("foo").replace("sample: {prompts: [a red circle, a blue square], ", "sample: {")
+    job = ended_job(services, text.replace("device: cpu", "device: cpu\n      trigger_word: zrb"))
+    process = yaml.safe_load(opened(client, job, "foo.safetensors")["text"][0])["config"]["process"][0]
+    assert process["generate"]["prompts"] == ["zrb"]
+
+
+def test_what_cannot_draw_is_told(client, services, with_previews):
+    job = ended_job(services, with_previews())
+    base = f"/jobs/new?draw={job.id}"
+    for file in ("nothing.safetensors", "../foo/foo.safetensors", "config.yaml", "", "step_000000040"):
+        assert client.get(f"{base}&file={file}", headers=HTML).status_code == 404, file
+    assert client.get("/jobs/new?draw=none&file=foo.safetensors", headers=HTML).status_code == 404
+    assert client.get(f"{base}&run=2&file=foo.safetensors", headers=HTML).status_code == 404
+    embedding = with_previews(network="embedding: {trigger: zrb, tokens: 2}").replace(
+        "name: foo", "name: word"
+    )
+    job = ended_job(services, embedding)
+    (Path(job.run_folder) / "word.safetensors").touch()
+    answer = client.get(f"/jobs/new?draw={job.id}&file=word.safetensors", headers=HTML)
+    assert answer.status_code == 409 and "is not a model or LoRA that draws pictures" in answer.text
+
+
+def test_a_draft_whose_config_was_broken_is_told(client, services, config):
+    job = actions.create_job(services, config("foo"), devices=["cpu:0"])
+    assert client.get(f"/jobs/new?draw={job.id}&file=foo.safetensors", headers=HTML).status_code == 404
