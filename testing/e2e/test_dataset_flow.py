@@ -54,6 +54,7 @@ def test_a_dataset_is_filled_and_captioned(page: Any) -> None:
     page.fill("#name", "browser_set")
     page.click("text=Create")
     expect(page.locator("h1")).to_have_text("Dataset: browser_set")
+    page.wait_for_load_state()  # what follows is the script's
     upload(
         page,
         ("a.png", picture("red")),

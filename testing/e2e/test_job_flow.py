@@ -85,12 +85,14 @@ def look_at_results(page: Any) -> None:
     page.click(".tabs >> text=Samples")
     page.locator("table.samples img").first.click()
     page.locator("#viewer-title").wait_for()
+    page.wait_for_load_state()  # keys are the script's
     before = page.url
     page.keyboard.press("ArrowUp")
     page.wait_for_url(lambda url: url != before)
     page.go_back()
     page.wait_for_url(before)
     page.click("#viewer button:has-text('Compare')")
+    page.locator("#wipe").wait_for()  # the script shows it
     page.focus("#wipe")
     page.keyboard.press("ArrowRight")
     shown = page.evaluate("document.getElementById('other').style.clipPath")
@@ -100,17 +102,21 @@ def look_at_results(page: Any) -> None:
 def draw_with_it(page: Any) -> None:
     """From the finished LoRA to pictures of it."""
     page.click('[aria-label="Draw pictures with browser.safetensors"]')
-    expect(page.locator('[name="f:generate.prompts"]')).to_have_value(re.compile("a red circle, a blue square"))
+    expect(page.locator('[name="f:generate.prompts"]')).to_have_value(
+        re.compile("a red circle, a blue square")
+    )
     fill(page, generate__num_repeats="3")
     page.click("text=Save and start")
     expect(page.locator("h1")).to_have_text("browser_pictures")
     wait_for_state(page, "completed")
     expect(page.locator("#results .gallery img")).to_have_count(6)  # of itself, while it drew
-    page.click(".tabs >> text=Samples")
+    page.click(".tabs >> text=Pictures")
     page.locator(".gallery img").nth(4).click()
     expect(page.locator("#viewer-title")).to_have_text("Picture 5 of 6")
+    page.wait_for_load_state()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#viewer-title")).to_have_text("Picture 6 of 6")
+    page.wait_for_load_state()
     expect(page.locator(".recipe")).to_contain_text("browser.safetensors")
     assert page.locator("#shown").evaluate("img => img.decode().then(() => img.naturalWidth)") > 0
     page.keyboard.press("Escape")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,16 @@ def test_every_setting_reaches_the_job(client, pets, services):
     job = services.store.get(identifier)
     assert (job.kind, job.status, job.devices) == ("eval", "queued", ("gpu:1",))
     assert Path(job.run_folders[0]) == services.preferences.output_root / job.name
+
+
+def test_the_page_of_its_job_leads_to_the_report_and_shows_nothing_of_a_training(client, pets):
+    identifier = ask(client).json()["id"]
+    page = client.get(f"/jobs/{identifier}", headers=HTML).text
+    assert f'href="/evaluations/{identifier}"' in page
+    tabs = re.findall(rf'href="/jobs/{identifier}(/?\w*)"', page[page.index('class="tabs"') :])
+    assert tabs[:3] == ["", "/config", "/events"]
+    assert "Learning rate" not in page and "Newest files" not in page
+    assert client.get(f"/evaluations/{identifier}", headers=HTML).status_code == 200
 
 
 def test_what_is_left_out_has_the_defaults(client, pets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar
 
@@ -43,7 +44,8 @@ class GenerateConfig(Section):
     )
     neg: Negative = Field("", description="What to steer away from.")
     seed: Seed = Field(
-        RANDOM_SEED, description="Seed of the starting noise; repeats count up; -1: a new one each time."
+        RANDOM_SEED,
+        description="Seed of the starting noise; repeats count up, also a flag's; -1: a new one each.",
     )
     guidance_scale: Float = Field(7.0, ge=0, description="Strength of classifier-free guidance; 1 is none.")
     guidance_rescale: Float = Field(0.0, ge=0, le=1, description="Share of variance correction, in [0, 1].")
@@ -78,10 +80,20 @@ class GenerateConfig(Section):
         requests = []
         for prompt, repeat in islice(pairs, self.max_images):
             width, height = random.choice(self.size_list) if self.size_list else (self.width, self.height)
-            requests.append(make_request(prompt, self._values(repeat) | {"width": width, "height": height}))
+            request = make_request(prompt, self._values() | {"width": width, "height": height})
+            if request.seed != RANDOM_SEED:  # also one from a flag: the same picture again is no use
+                request = replace(request, seed=(request.seed + repeat) % 2**63)
+            requests.append(request)
         return requests
 
-    def _values(self, repeat: int) -> dict[str, Any]:
-        seed = self.seed if self.seed == RANDOM_SEED else self.seed + repeat
-        names = ("neg", "guidance_scale", "guidance_rescale", "sample_steps", "sampler", "network_multiplier")
-        return {name: getattr(self, name) for name in names} | {"seed": seed}
+    def _values(self) -> dict[str, Any]:
+        names = (
+            "neg",
+            "seed",
+            "guidance_scale",
+            "guidance_rescale",
+            "sample_steps",
+            "sampler",
+            "network_multiplier",
+        )
+        return {name: getattr(self, name) for name in names}

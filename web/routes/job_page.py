@@ -27,15 +27,13 @@ from web.services import Served, Services
 
 router = page_router()
 _LOG_BYTES = 64 * 1024
-TABS = (
-    ("", "Overview"), ("/loss", "Loss"), ("/samples", "Samples"), ("/files", "Files"),
-    ("/config", "Config"), ("/events", "Events"),
-)  # fmt: skip
+_FIRST, _LAST = ("", "Overview"), (("/config", "Config"), ("/events", "Events"))
+TABS = (_FIRST, ("/loss", "Loss"), ("/samples", "Samples"), ("/files", "Files"), *_LAST)
 # Of kinds that train nothing, the pages that can have something to show.
 TABS_OF = {
-    "generate": ("", "/samples", "/config", "/events"),
-    **dict.fromkeys(("eval", "caption"), ("", "/config", "/events")),
-}
+    "generate": (_FIRST, ("/samples", "Pictures"), *_LAST),
+    "eval": (_FIRST, *_LAST), "caption": (_FIRST, *_LAST),
+}  # fmt: skip
 
 
 class _Log(NamedTuple):
@@ -48,7 +46,7 @@ def job_context(services: Services, job: Job) -> dict[str, Any]:
     modes = STOP_MODES if job.stop_mode is None else STOP_MODES[STOP_MODES.index(job.stop_mode) + 1 :]
     return {
         "job": job, "active": job.status in ACTIVE, "editable": job.status in EDITABLE,
-        "tabs": [tab for tab in TABS if job.kind not in TABS_OF or tab[0] in TABS_OF[job.kind]],
+        "tabs": TABS_OF.get(job.kind, TABS), "trains": job.kind not in TABS_OF,
         "stop_modes": modes if job.status in ACTIVE else (), "grace": services.settings.stop_grace_s,
         "resumes_at": _resumes_at(services, job),
         # These have no checkpoint, and a record of all that is done.

@@ -130,12 +130,12 @@ def generate(**values) -> GenerateConfig:
 
 def test_generated_pictures_resolve_like_previews():
     requests = generate(seed=5, num_repeats=2, width=50, neg="dark", network_multiplier="0.5").requests()
-    assert [(r.prompt, r.seed) for r in requests] == [("a", 5), ("a", 6), ("b", 9), ("b", 9)]
+    assert [(r.prompt, r.seed) for r in requests] == [("a", 5), ("a", 6), ("b", 9), ("b", 10)]
     assert {(r.width, r.height, r.neg, r.network_multiplier) for r in requests} == {(48, 512, "dark", 0.5)}
 
 
 def test_a_random_seed_stays_open():
-    assert [r.seed for r in generate(num_repeats=2).requests()] == [-1, -1, 9, 9]
+    assert [r.seed for r in generate(num_repeats=2).requests()] == [-1, -1, 9, 10]
 
 
 def test_prompts_come_from_a_file(tmp_path):
