@@ -34,15 +34,8 @@ SHOWN = {
     "/datasets/drawings": "dataset", "/evaluations": "evaluations", "/settings": "settings",
     "/login": "login",
 }  # fmt: skip
-NARROW = {
-    "dashboard",
-    "jobs",
-    "new_form",
-    "dataset",
-    "evaluation",
-    "job",
-    "pictures",
-}  # on a phone too
+# Those shown on a phone too.
+NARROW = {"dashboard", "jobs", "new_form", "dataset", "evaluation", "job", "pictures"}
 TALLEST = 1400  # pixels of a page that a picture shows
 PICTURES = Path(__file__).parents[2] / "docs" / "images" / "web"
 RUN = """async (rules) => (await axe.run(document, {runOnly: rules})).violations.map(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from testing.web.pages_support import HTML, ended_job, inputs
+from testing.web.pages_support import HTML, ended_job, inputs, set_columns, write_run
 from toolkit.config_modules.loading import load_job
 from toolkit.config_modules.process import GenerateProcess
 from toolkit.config_modules.sample import SampleConfig
 from web import actions
+from web.configs import check_config
+from web.forms.drawing import drawing_text
 
 PREVIEWS = """
       trigger_word: zrb
@@ -78,8 +81,25 @@ def test_a_lora_is_drawn_with_as_its_previews_were(client, services, settings, w
 def test_a_whole_model_takes_the_place_of_its_base(client, services, with_previews):
     job = ended_job(services, with_previews(network="strict: false"))
     process = yaml.safe_load(opened(client, job, "foo.safetensors")["text"][0])["config"]["process"][0]
-    assert process["model"] == {"name_or_path": f"{job.run_folder}/foo.safetensors"}
+    assert process["model"] == {"arch": "sd15", "name_or_path": f"{job.run_folder}/foo.safetensors"}
     assert "lora_path" not in process["generate"]
+
+
+@pytest.mark.parametrize(("is_file", "extras"), [(True, "org/base"), (False, None)])
+def test_a_file_of_a_transformer_keeps_the_rest_of_its_base(config, tmp_path, is_file, extras):
+    text = (
+        config("foo")
+        .replace("tiny-sd", "org/base, is_flux: true")
+        .replace("network: {type: lora, linear: 4}", "strict: false")
+    )
+    found = check_config(text)
+    trained = tmp_path / ("foo.safetensors" if is_file else "foo")
+    trained.touch() if is_file else trained.mkdir()
+    made = drawing_text(text, found, 1, trained, name="drawn", output_root=tmp_path)
+    process = yaml.safe_load(made)["config"]["process"][0]
+    model = {"arch": "flux", "is_flux": True, "name_or_path": str(trained)}
+    assert process["model"] == model | ({"extras_name_or_path": extras} if extras else {})
+    assert check_config(made).problems == [] and process["generate"]["sampler"] == "flowmatch"
 
 
 def test_a_run_without_previews_begins_with_its_trigger(client, services, config):
@@ -105,6 +125,12 @@ def test_what_cannot_draw_is_told(client, services, with_previews):
     assert answer.status_code == 409 and "is not a model or LoRA that draws pictures" in answer.text
 
 
-def test_a_draft_whose_config_was_broken_is_told(client, services, config):
-    job = actions.create_job(services, config("foo"), devices=["cpu:0"])
-    assert client.get(f"/jobs/new?draw={job.id}&file=foo.safetensors", headers=HTML).status_code == 404
+def test_a_config_that_cannot_be_read_is_told(client, services, config, tmp_path):
+    """As of an imported run: its folder is there, its config is of another program."""
+    broken = config("foo").replace("linear: 4", "linear: many")
+    job = actions.create_job(services, broken, devices=["cpu:0"])
+    write_run(tmp_path / "output" / "foo")
+    set_columns(services, job, run_folders=json.dumps([str(tmp_path / "output" / "foo")]))
+    answer = client.get(f"/jobs/new?draw={job.id}&file=foo.safetensors", headers=HTML)
+    assert answer.status_code == 409
+    assert "cannot be read any more" in answer.text and "network.linear" in answer.text

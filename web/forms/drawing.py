@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.config_modules.process import DiffusionProcess, FolderProcess
 from toolkit.config_modules.prompt_flags import FLAGS
 from toolkit.config_modules.sample import SampleRequest
+from toolkit.models.catalogue import find_architecture
 from web.configs import CheckedConfig, as_text
 from web.forms.yaml_text import parse
 from web.problems import conflict
@@ -16,6 +17,7 @@ _SETTINGS = (
     "neg", "sampler", "width", "height", "seed", "guidance_scale", "guidance_rescale", "sample_steps",
     "network_multiplier",
 )  # fmt: skip
+EXTRAS = "model.extras_name_or_path"
 _FLAG_OF = {setting: flag for flag, (setting, _) in FLAGS.items()}  # of two flags the longer name
 
 
@@ -34,16 +36,24 @@ def drawing_text(
     index, process = runs[number - 1] if number <= len(runs) else (0, None)
     if not isinstance(process, DiffusionProcess) or getattr(process, "embedding", None) is not None:
         raise conflict(f"{trained.name} is not a model or LoRA that draws pictures")
-    model = dict(parse(text)["config"]["process"][index]["model"])
+    model: dict[str, Any] = dict(parse(text)["config"]["process"][index]["model"])
     generate = _generate(process.sample.requests(process.trigger_word), process.trigger_word)
     if process.network is not None:
         generate["lora_path"] = str(trained)
     else:
-        model["name_or_path"] = str(trained)
+        model = _whole(model, process.model.arch, trained)
     section: dict[str, Any] = {"type": "to_folder", "output_folder": str(output_root / name)}
     section |= {"device": process.device} if process.device is not None else {}
     section |= {"dtype": process.train.dtype, "model": model, "generate": generate}
     return as_text({"job": "generate", "config": {"name": name, "process": [section]}})
+
+
+def _whole(model: dict[str, Any], arch: str, trained: Path) -> dict[str, Any]:
+    """The section of a model that was trained whole: its name says no architecture, a file may be a part."""
+    base, said = model["name_or_path"], {key: value for key, value in model.items() if value is not None}
+    if trained.is_file() and EXTRAS in find_architecture(arch).own_keys:
+        said.setdefault(EXTRAS.partition(".")[2], base)
+    return {"arch": arch, **said, "name_or_path": str(trained)}
 
 
 def _generate(requests: list[SampleRequest], trigger_word: str | None) -> dict[str, Any]:
