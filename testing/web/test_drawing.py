@@ -14,7 +14,7 @@ from toolkit.config_modules.process import GenerateProcess
 from toolkit.config_modules.sample import SampleConfig
 from web import actions
 from web.configs import check_config
-from web.forms.drawing import drawing_text
+from web.forms.drawing import can_draw, drawing_text
 
 PREVIEWS = """
       trigger_word: zrb
@@ -121,6 +121,7 @@ def test_what_cannot_draw_is_told(client, services, with_previews):
     )
     job = ended_job(services, embedding)
     (Path(job.run_folder) / "word.safetensors").touch()
+    assert "draw pictures" not in client.get(f"/jobs/{job.id}/files", headers=HTML).text
     answer = client.get(f"/jobs/new?draw={job.id}&file=word.safetensors", headers=HTML)
     assert answer.status_code == 409 and "is not a model or LoRA that draws pictures" in answer.text
 
@@ -134,3 +135,22 @@ def test_a_config_that_cannot_be_read_is_told(client, services, config, tmp_path
     answer = client.get(f"/jobs/new?draw={job.id}&file=foo.safetensors", headers=HTML)
     assert answer.status_code == 409
     assert "cannot be read any more" in answer.text and "network.linear" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "draws"),
+    [
+        ("config: {process: [{training_folder: a, type: sd_trainer}]}", 1, True),
+        ("config: {process: [{training_folder: a, type: vae}]}", 1, False),
+        ("config: {process: [{training_folder: a, type: sd_trainer, embedding: {tokens: 2}}]}", 1, False),
+        ("config: {process: [{training_folder: a, type: vae}, {training_folder: a, type: slider}]}", 2, True),
+        ("config: {process: [{training_folder: a, type: sd_trainer}]}", 2, False),
+        ("config: {process: [1]}", 1, False),
+        ("config: {process: 1}", 1, False),
+        ("config: [", 1, False),
+        ("- " * 5000, 1, False),
+        ("", 1, False),
+    ],
+)
+def test_a_link_to_draw_is_where_pictures_can_be_drawn(text, number, draws):
+    assert can_draw(text, number) is draws

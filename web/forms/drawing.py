@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from toolkit.config_modules.process import DiffusionProcess, FolderProcess
 from toolkit.config_modules.prompt_flags import FLAGS
 from toolkit.config_modules.sample import SampleRequest
 from toolkit.models.catalogue import find_architecture
-from web.configs import CheckedConfig, as_text
+from web.configs import CheckedConfig, as_text, unreadable
 from web.forms.yaml_text import parse
 from web.problems import conflict
 
@@ -19,6 +22,20 @@ _SETTINGS = (
 )  # fmt: skip
 EXTRAS = "model.extras_name_or_path"
 _FLAG_OF = {setting: flag for flag, (setting, _) in FLAGS.items()}  # of two flags the longer name
+
+
+@lru_cache(maxsize=256)
+def can_draw(text: str, number: int) -> bool:
+    """Whether what run `number` of a config saves seems to draw pictures: no autoencoder, no embedding."""
+    if unreadable(text) is not None:
+        return False
+    try:
+        listed = parse(text)["config"]["process"]
+        runs = [each for each in listed if "training_folder" in each]
+        run = (runs or listed)[number - 1]
+        return run.get("type") != "vae" and run.get("embedding") is None
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def drawing_text(

@@ -53,6 +53,11 @@ class JobStore:
         _, snapshot, sha256 = self._text(job_id)
         return None if snapshot is None or sha256 is None else (snapshot, sha256)
 
+    def ran(self, job_id: str) -> str:
+        """The job's config as it was last enqueued, else as it is edited. Raises 404."""
+        text, snapshot, _ = self._text(job_id)
+        return text if snapshot is None else snapshot
+
     def _text(self, job_id: str) -> tuple[str, str | None, str | None]:
         query = select(configs.c.text, configs.c.snapshot, configs.c.sha256).where(configs.c.job_id == job_id)
         with self.database.read() as connection:

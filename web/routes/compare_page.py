@@ -79,10 +79,7 @@ def _picture(job: Job, grid: SampleGrid, prompt: str, step: int) -> Picture | No
 
 def _differences(services: Services, chosen: list[Job]) -> list[tuple[Job, list[str]]]:
     """From the config of the first job to that of each other one, as they were last run."""
-    texts = []
-    for job in chosen:
-        snapshot = services.store.snapshot(job.id)
-        texts.append(snapshot[0] if snapshot else services.store.config(job.id))
+    texts = [services.store.ran(job.id) for job in chosen]
     found: list[tuple[Job, list[str]]] = []
     for job, text in list(zip(chosen, texts, strict=True))[1:]:
         lines: Any = difflib.unified_diff(

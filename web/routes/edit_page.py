@@ -215,8 +215,7 @@ def _drawing(services: Services, job_id: str, number: int, file: str) -> Draft:
     saved = [each.name for each in list_results(folder) if each.kind in ("model", "folder")]
     if folder is None or file not in saved:
         raise not_found(f"a model {file} of this job")
-    snapshot = services.store.snapshot(job_id)
-    text = snapshot[0] if snapshot else services.store.config(job_id)
+    text = services.store.ran(job_id)
     name = actions.free_name(services, job.name, "_pictures")
     text = drawing_text(
         text, actions.check(services, text, job.name), number, folder.path / file,

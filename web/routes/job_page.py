@@ -11,6 +11,7 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from toolkit.runs.checkpoints import list_checkpoints
+from web.forms.drawing import can_draw
 from web.launchers.attempt import AttemptFolder
 from web.problems import not_found
 from web.queue.jobs import Job
@@ -92,7 +93,8 @@ def job_overview(job_id: str, request: Request, services: Served, run: Number = 
     piece = read_slice(log.path, None, _LOG_BYTES)
     drawn = sample_grid(shown_pictures(services, job, run)) if job.kind == "generate" else None
     return _page(request, services, "job_overview.html", job, run, log=log, piece=piece, grid=drawn,
-                 results=list_results(shown_run(services, job, run))[:6])  # fmt: skip
+                 results=list_results(shown_run(services, job, run))[:6],
+                 draws=_draws(services, job, run))  # fmt: skip
 
 
 @router.get("/jobs/{job_id}/head")
@@ -153,7 +155,8 @@ def job_files(job_id: str, request: Request, services: Served, run: Number = 1) 
     """What a run has saved."""
     job = services.store.get(job_id)
     folder = shown_run(services, job, run)
-    return _page(request, services, "job_files.html", job, run, results=list_results(folder), folder=folder)
+    return _page(request, services, "job_files.html", job, run, results=list_results(folder), folder=folder,
+                 draws=_draws(services, job, run))  # fmt: skip
 
 
 @router.get("/jobs/{job_id}/log")
@@ -202,6 +205,10 @@ def _log(services: Services, job: Job, number: int) -> _Log:
             if is_new or not attempt.output_path.is_file():
                 return _Log("run", run.log_path)
     return _Log(f"attempt {job.attempt}", attempt.output_path)
+
+
+def _draws(services: Services, job: Job, number: int) -> bool:
+    return job.kind == "train" and can_draw(services.store.ran(job.id), number)
 
 
 def _written(prompt: str) -> dict[str, Any]:
