@@ -383,8 +383,9 @@ def _obey(arguments: argparse.Namespace) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End with `code`, deaf to Ctrl-C: all is said and saved, and Python's way out takes a while."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with `code`, whatever signal comes now: all is said and saved, Python's way out takes a while."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 

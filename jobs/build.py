@@ -21,7 +21,8 @@ from toolkit.config_modules.process import (
     TrainProcess,
     VaeProcess,
 )
-from toolkit.config_modules.sample import RANDOM_SEED, SampleRequest
+from toolkit.config_modules.prompt_flags import RANDOM_SEED
+from toolkit.config_modules.sample import SampleRequest
 from toolkit.data.companions import CompanionSettings
 from toolkit.data.crops import CropSettings
 from toolkit.data.inspection import Progress

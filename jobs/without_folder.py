@@ -26,7 +26,8 @@ class Pictures:
 
     def __init__(self, folder: Path | None) -> None:
         self._run = None if folder is None else RunFolder(folder.parent, folder.name)
-        self._number = 0 if self._run is None else len(self._run.list_samples())
+        shown = [] if self._run is None else self._run.list_samples()
+        self._number = 1 + max((sample.index for sample in shown), default=-1)
 
     def show(self, picture: Path) -> None:
         """Give a finished picture a second name there (a hard link, or a copy where there are none)."""

@@ -334,19 +334,19 @@ AFTER_ALL = """
 import atexit, os, runpy, signal, sys
 
 class LastModule:
-    def __del__(self, kill=os.kill, number=os.getpid(), interrupt=signal.SIGINT):
-        kill(number, interrupt)
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.{name}):
+        kill(process, number)
 
 sys.last_module = LastModule()  # torn down after Python has given its signals up
-atexit.register(os.kill, os.getpid(), signal.SIGINT)
+atexit.register(os.kill, os.getpid(), signal.{name})
 sys.argv = ["run.py", "--schema"]
 runpy.run_path("run.py", run_name="__main__")
 """
 
 
-def test_ctrl_c_on_the_way_out_changes_nothing():
-    done = subprocess.run(
-        [sys.executable, "-c", AFTER_ALL], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_on_the_way_out_changes_nothing(name):
+    code = AFTER_ALL.format(name=name)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     json.loads(done.stdout)

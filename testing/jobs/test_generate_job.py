@@ -179,6 +179,9 @@ def test_who_starts_it_is_shown_every_picture(tmp_path, model, monkeypatch, capl
     ]  # fmt: skip
     assert [sample.path.samefile(path) for sample, path in zip(shown, written, strict=True)] == [True] * 4
     assert len(list((place / "samples").iterdir())) == 4
+    shown[1].path.unlink()  # as one that could not be shown
+    draw(tmp_path, model, "four")
+    assert [sample.index for sample in RunFolder(tmp_path, "attempt").list_samples()] == [0, 2, 3, 4, 5]
     shutil.rmtree(place / "samples")
     (place / "samples").write_text("in the way")
     assert len(draw(tmp_path, model, "three")) == 2, "a picture that cannot be shown is a picture"

@@ -14,7 +14,7 @@ from toolkit.config_modules.process import GenerateProcess
 from toolkit.config_modules.sample import SampleConfig
 from web import actions
 from web.configs import check_config
-from web.forms.drawing import can_draw, drawing_text
+from web.forms.drawing import drawable, drawing_text
 
 PREVIEWS = """
       trigger_word: zrb
@@ -30,6 +30,9 @@ PREVIEWS = """
         prompts: ["a [trigger] --w 40", "a fox --n ", "a box --cfg 2 --seed 1 --steps 3 --m 0.5"]
         samples:
           - {prompt: "a dog: [trigger]", height: 48, neg: dark}
+          - {prompt: a cat, sampler: euler}
+          - {prompt: a cow, neg: "dull --w 8"}
+          - {prompt: a pig, sampler: euler, seed: 3}
 """
 
 
@@ -69,8 +72,10 @@ def test_a_lora_is_drawn_with_as_its_previews_were(client, services, settings, w
     assert (process.model.name_or_path, process.dtype, process.device) == ("tiny-sd", "float32", "cpu")
     assert process.output_folder == str(settings.output_root / "foo_pictures")
     previews = yaml.safe_load(services.store.config(job.id))["config"]["process"][0]["sample"]
-    assert process.generate.requests() == SampleConfig.model_validate(previews).requests("zrb")
-    assert len(process.generate.requests()) == 4
+    wanted = SampleConfig.model_validate(previews).requests("zrb")
+    listed = [each.generate.requests() for each in load_job(path).config.process]
+    assert [len(requests) for requests in listed] == [4, 2, 1]  # a flag names no sampler, and no such neg
+    assert sorted(map(str, sum(listed, []))) == sorted(map(str, wanted))
     sent = {**values, "action": "start"}
     made = client.post("/jobs/edit", data=sent, headers=HTML, follow_redirects=False)
     assert made.status_code == 303
@@ -83,6 +88,19 @@ def test_a_whole_model_takes_the_place_of_its_base(client, services, with_previe
     process = yaml.safe_load(opened(client, job, "foo.safetensors")["text"][0])["config"]["process"][0]
     assert process["model"] == {"arch": "sd15", "name_or_path": f"{job.run_folder}/foo.safetensors"}
     assert "lora_path" not in process["generate"]
+
+
+@pytest.mark.parametrize(("is_file", "kept"), [(True, {"te_name_or_path": "org/te"}), (False, {})])
+def test_a_whole_model_has_weights_and_a_folder_its_own_text_encoders(config, tmp_path, is_file, kept):
+    given = "tiny-sd, from_config: true, te_name_or_path: org/te, vae_path: null"
+    text = (
+        config("foo").replace("tiny-sd", given).replace("network: {type: lora, linear: 4}", "strict: false")
+    )
+    trained = tmp_path / "foo"
+    trained.touch() if is_file else trained.mkdir()
+    made = drawing_text(text, check_config(text), 1, trained, name="drawn", output_root=tmp_path)
+    model = yaml.safe_load(made)["config"]["process"][0]["model"]
+    assert model == {"arch": "sd15", "name_or_path": str(trained)} | kept
 
 
 @pytest.mark.parametrize(("is_file", "extras"), [(True, "org/base"), (False, None)])
@@ -103,10 +121,18 @@ def test_a_file_of_a_transformer_keeps_the_rest_of_its_base(config, tmp_path, is
 
 
 def test_a_run_without_previews_begins_with_its_trigger(client, services, config):
-    text = config("foo").replace("sample: {prompts: [a red circle, a blue square], ", "sample: {")
+    text = config("foo").replace("prompts: [a red circle, a blue square], width: 32", "width: 64, seed: 5")
     job = ended_job(services, text.replace("device: cpu", "device: cpu\n      trigger_word: zrb"))
     process = yaml.safe_load(opened(client, job, "foo.safetensors")["text"][0])["config"]["process"][0]
-    assert process["generate"]["prompts"] == ["zrb"]
+    drawn = process["generate"]
+    assert (drawn["prompts"], drawn["width"], drawn["height"], drawn["seed"]) == (["zrb"], 64, 32, 5)
+
+
+def test_a_prompt_that_reads_as_flags_is_told(client, services, config):
+    text = config("foo").replace("device: cpu", 'device: cpu\n      trigger_word: "zrb --w 8"')
+    job = ended_job(services, text.replace("a red circle", '"a [trigger]"'))
+    answer = client.get(f"/jobs/new?draw={job.id}&file=foo.safetensors", headers=HTML)
+    assert answer.status_code == 409 and "reads as flags" in answer.text
 
 
 def test_what_cannot_draw_is_told(client, services, with_previews):
@@ -123,7 +149,7 @@ def test_what_cannot_draw_is_told(client, services, with_previews):
     (Path(job.run_folder) / "word.safetensors").touch()
     assert "draw pictures" not in client.get(f"/jobs/{job.id}/files", headers=HTML).text
     answer = client.get(f"/jobs/new?draw={job.id}&file=word.safetensors", headers=HTML)
-    assert answer.status_code == 409 and "is not a model or LoRA that draws pictures" in answer.text
+    assert answer.status_code == 409 and "not with autoencoders and embeddings" in answer.text
 
 
 def test_a_config_that_cannot_be_read_is_told(client, services, config, tmp_path):
@@ -138,19 +164,23 @@ def test_a_config_that_cannot_be_read_is_told(client, services, config, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("text", "number", "draws"),
+    ("text", "number", "kinds"),
     [
-        ("config: {process: [{training_folder: a, type: sd_trainer}]}", 1, True),
-        ("config: {process: [{training_folder: a, type: vae}]}", 1, False),
-        ("config: {process: [{training_folder: a, type: sd_trainer, embedding: {tokens: 2}}]}", 1, False),
-        ("config: {process: [{training_folder: a, type: vae}, {training_folder: a, type: slider}]}", 2, True),
-        ("config: {process: [{training_folder: a, type: sd_trainer}]}", 2, False),
-        ("config: {process: [1]}", 1, False),
-        ("config: {process: 1}", 1, False),
-        ("config: [", 1, False),
-        ("- " * 5000, 1, False),
-        ("", 1, False),
+        ("config: {process: [{training_folder: a, type: sd_trainer}]}", 1, ("model", "folder")),
+        ("config: {process: [{training_folder: a, type: vae}]}", 1, ()),
+        ("config: {process: [{training_folder: a, type: sd_trainer, embedding: {tokens: 2}}]}", 1, ()),
+        (
+            "config: {process: [{training_folder: a, type: vae}, {training_folder: a, network: {}}]}",
+            2,
+            ("model",),
+        ),
+        ("config: {process: [{training_folder: a, type: sd_trainer}]}", 2, ()),
+        ("config: {process: [1]}", 1, ()),
+        ("config: {process: 1}", 1, ()),
+        ("config: [", 1, ()),
+        ("- " * 5000, 1, ()),
+        ("", 1, ()),
     ],
 )
-def test_a_link_to_draw_is_where_pictures_can_be_drawn(text, number, draws):
-    assert can_draw(text, number) is draws
+def test_a_link_to_draw_is_where_pictures_can_be_drawn(text, number, kinds):
+    assert drawable(text, number) == kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -170,6 +171,17 @@ def test_files_can_be_downloaded(client, ended):
     answer = client.get(url)
     assert answer.content == b"model" and "attachment" in answer.headers["content-disposition"]
     assert "training state" in page and "step_000000040" in page
+
+
+def test_files_whose_names_are_no_text_are_left_out(client, ended):
+    for name in (b"\xff/model_index.json", b"checkpoints/\xfe/manifest.json", b"\xfd.safetensors"):
+        path = Path(ended.run_folder) / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    for tab in ("", "/files"):
+        page = client.get(f"/jobs/{ended.id}{tab}")
+        assert page.status_code == 200 and "small.safetensors" in page.text
+    assert client.get(f"/api/jobs/{ended.id}/files").status_code == 200
 
 
 def test_the_config_tells_how_it_differs_from_what_ran(client, services, config, ended):

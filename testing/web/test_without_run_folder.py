@@ -107,7 +107,9 @@ def test_only_what_the_last_attempt_drew_is_shown(client, services, tmp_path):
     for page in (f"/jobs/{job.id}", f"/jobs/{job.id}/samples"):
         assert "thumb" not in client.get(page).text
     assert client.get(f"/api/jobs/{job.id}/samples").json() == {"steps": [], "more": False}
-    assert client.get(f"/jobs/{job.id}/samples?run=2").status_code == 404
+    for page in (f"/jobs/{job.id}/samples", f"/api/jobs/{job.id}/samples"):
+        assert client.get(f"{page}?run=2").status_code == 404
+    assert "is in the folder that the" in client.get(f"/jobs/{job.id}").text
 
 
 def test_its_pictures_compare_with_the_previews_of_a_training(client, services, config, tmp_path):

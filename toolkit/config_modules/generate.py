@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from toolkit.config_modules.base import Float, Int, Section, Text
+from toolkit.config_modules.prompt_flags import RANDOM_SEED, SEEDS
 from toolkit.config_modules.sample import (
-    RANDOM_SEED,
     ImageFormat,
     Negative,
     Prompt,
@@ -82,7 +82,7 @@ class GenerateConfig(Section):
             width, height = random.choice(self.size_list) if self.size_list else (self.width, self.height)
             request = make_request(prompt, self._values() | {"width": width, "height": height})
             if request.seed != RANDOM_SEED:  # also one from a flag: the same picture again is no use
-                request = replace(request, seed=(request.seed + repeat) % 2**63)
+                request = replace(request, seed=(request.seed + repeat) % SEEDS)
             requests.append(request)
         return requests
 

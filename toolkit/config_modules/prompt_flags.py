@@ -8,6 +8,9 @@ from typing import Any
 
 from toolkit.errors import ConfigError, Problem, did_you_mean
 
+RANDOM_SEED = -1
+SEEDS = 2**63  # of them; torch takes no more
+
 # Flag -> (the key of a sample item it sets, how to read its value).
 FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "n": ("neg", str),
@@ -53,8 +56,11 @@ def parse_prompt_flags(text: str) -> tuple[str, dict[str, Any]]:
         key, read = FLAGS[name]
         try:
             values[key] = read(raw)
+            if key == "seed" and not RANDOM_SEED <= values[key] < SEEDS:
+                raise ValueError
         except ValueError:
             kind = "a whole number" if read is int else "a number"
+            kind += f" from {RANDOM_SEED} to {SEEDS - 1}" if key == "seed" else ""
             problems.append(Problem("config.prompt_flag", f"prompt flag --{name} needs {kind}, got '{raw}'"))
     if problems:
         raise ConfigError(problems)

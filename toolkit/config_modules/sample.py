@@ -10,11 +10,10 @@ from pydantic_core import PydanticCustomError
 
 from toolkit.config_modules.base import Float, Int, Section, Text, one_of
 from toolkit.config_modules.names import SAMPLERS, SAMPLERS_NOT_YET
-from toolkit.config_modules.prompt_flags import parse_prompt_flags
+from toolkit.config_modules.prompt_flags import RANDOM_SEED, SEEDS, parse_prompt_flags
 from toolkit.errors import ConfigError
 
 SIZE_STEP = 8  # pixels; every latent space of this family has sides in eighths
-RANDOM_SEED = -1
 _NO_VIDEO = "only counts with num_frames above 1"
 
 SamplerName = Annotated[str, *one_of("sampler", tuple(SAMPLERS), SAMPLERS_NOT_YET)]
@@ -45,7 +44,7 @@ def _no_is_empty(value: Any) -> Any:
 
 
 Size = Annotated[Int, Field(ge=1), AfterValidator(round_size)]
-Seed = Annotated[Int, Field(ge=RANDOM_SEED, le=2**63 - 1)]
+Seed = Annotated[Int, Field(ge=RANDOM_SEED, lt=SEEDS)]
 Strength = Annotated[Float, Field(ge=0)]
 Prompt = Annotated[Text, AfterValidator(_flags_are_valid)]
 Negative = Annotated[Text, BeforeValidator(_no_is_empty)]  # ai-toolkit's default is `neg: false`
@@ -152,8 +151,9 @@ class SampleConfig(Section):
         return [self._request(item, index, trigger_word) for index, item in enumerate(items)]
 
     def _request(self, item: SampleItem, index: int, trigger_word: str | None) -> SampleRequest:
-        walk = index if self.walk_seed and self.seed != RANDOM_SEED else 0
-        values = {name: getattr(self, name) for name in _SHARED} | {"seed": self.seed + walk}
+        walks = self.walk_seed and self.seed != RANDOM_SEED
+        seed = (self.seed + index) % SEEDS if walks else self.seed
+        values = {name: getattr(self, name) for name in _SHARED} | {"seed": seed}
         values |= {name: value for name in _SHARED if (value := getattr(item, name)) is not None}
         return make_request(item.prompt, values, trigger_word)
 

@@ -211,11 +211,10 @@ def _cloned(services: Services, job_id: str) -> Draft:
 
 def _drawing(services: Services, job_id: str, number: int, file: str) -> Draft:
     job = services.store.get(job_id)
-    folder = shown_run(services, job, number)
+    folder, text = shown_run(services, job, number), services.store.ran(job_id)
     saved = [each.name for each in list_results(folder) if each.kind in ("model", "folder")]
     if folder is None or file not in saved:
         raise not_found(f"a model {file} of this job")
-    text = services.store.ran(job_id)
     name = actions.free_name(services, job.name, "_pictures")
     text = drawing_text(
         text, actions.check(services, text, job.name), number, folder.path / file,

@@ -11,7 +11,7 @@ from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from toolkit.runs.checkpoints import list_checkpoints
-from web.forms.drawing import can_draw
+from web.forms.drawing import drawable
 from web.launchers.attempt import AttemptFolder
 from web.problems import not_found
 from web.queue.jobs import Job
@@ -28,6 +28,7 @@ from web.services import Served, Services
 
 router = page_router()
 _LOG_BYTES = 64 * 1024
+MOST_PICTURES = 500  # of a generate job on one page
 _FIRST, _LAST = ("", "Overview"), (("/config", "Config"), ("/events", "Events"))
 TABS = (_FIRST, ("/loss", "Loss"), ("/samples", "Samples"), ("/files", "Files"), *_LAST)
 # Of kinds that train nothing, the pages that can have something to show.
@@ -94,7 +95,7 @@ def job_overview(job_id: str, request: Request, services: Served, run: Number = 
     drawn = sample_grid(shown_pictures(services, job, run)) if job.kind == "generate" else None
     return _page(request, services, "job_overview.html", job, run, log=log, piece=piece, grid=drawn,
                  results=list_results(shown_run(services, job, run))[:6],
-                 draws=_draws(services, job, run))  # fmt: skip
+                 drawable=_drawable(services, job, run))  # fmt: skip
 
 
 @router.get("/jobs/{job_id}/head")
@@ -120,7 +121,7 @@ def job_samples(job_id: str, request: Request, services: Served, run: Number = 1
     """The previews of a run: prompts by steps."""
     job = services.store.get(job_id)
     grid = sample_grid(shown_pictures(services, job, run))
-    return _page(request, services, "job_samples.html", job, run, grid=grid)
+    return _page(request, services, "job_samples.html", job, run, grid=grid, most=MOST_PICTURES)
 
 
 @router.get("/jobs/{job_id}/samples/view")
@@ -156,7 +157,7 @@ def job_files(job_id: str, request: Request, services: Served, run: Number = 1) 
     job = services.store.get(job_id)
     folder = shown_run(services, job, run)
     return _page(request, services, "job_files.html", job, run, results=list_results(folder), folder=folder,
-                 draws=_draws(services, job, run))  # fmt: skip
+                 drawable=_drawable(services, job, run))  # fmt: skip
 
 
 @router.get("/jobs/{job_id}/log")
@@ -207,8 +208,8 @@ def _log(services: Services, job: Job, number: int) -> _Log:
     return _Log(f"attempt {job.attempt}", attempt.output_path)
 
 
-def _draws(services: Services, job: Job, number: int) -> bool:
-    return job.kind == "train" and can_draw(services.store.ran(job.id), number)
+def _drawable(services: Services, job: Job, number: int) -> tuple[str, ...]:
+    return drawable(services.store.ran(job.id), number) if job.kind == "train" else ()
 
 
 def _written(prompt: str) -> dict[str, Any]:

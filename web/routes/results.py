@@ -167,7 +167,7 @@ def download_samples(job_id: str, services: Served, run: Number = 1) -> Streamin
     """All previews of a run, or pictures of a generate job, in a zip file."""
     found = artifacts.samples(_pictures(services, job_id, run))
     if not found:
-        raise conflict("this run has no previews yet")
+        raise conflict("there are no pictures yet")
     headers = {"Content-Disposition": f'attachment; filename="{job_id}_samples.zip"'}
     stream = zip_stream((sample.path.name, sample.path) for sample in found)
     return StreamingResponse(stream, media_type="application/zip", headers=headers)

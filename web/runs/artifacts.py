@@ -11,6 +11,7 @@ from typing import Any
 
 from toolkit.runs.images import read_recipe
 from toolkit.runs.layout import Sample, parse_sample
+from web.runs.plain_files import is_text
 
 _MODEL = re.compile(r"(?:.*_(\d{9,15})|.*)\.(?:safetensors|pt)", re.ASCII)
 STATES = ("optimizer.pt",)  # of ai-toolkit: what training goes on from, no model
@@ -48,10 +49,11 @@ def samples(folder: Path) -> list[Sample]:
 
 
 def _plain_files(folder: Path) -> Iterator[Path]:
-    """The files in a folder that are no links and not hidden."""
+    """The files in a folder that are no links and not hidden, and have names that can be told."""
     if folder.is_dir():
         for path in folder.iterdir():
-            if not path.name.startswith(".") and path.is_file() and not path.is_symlink():
+            shown = is_text(path.name) and not path.name.startswith(".")
+            if shown and path.is_file() and not path.is_symlink():
                 yield path
 
 

@@ -12,6 +12,11 @@ from typing import BinaryIO
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
+def is_text(name: str) -> bool:
+    """Whether the name of a file can be told: on a disk it is bytes, and those may be no text."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def open_plain(path: Path) -> BinaryIO:
     """A file to read. Raises OSError; of what is no plain file FileNotFoundError."""
     try:

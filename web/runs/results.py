@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toolkit.runs.layout import RunFolder
 from web.runs.artifacts import STATES
+from web.runs.plain_files import is_text
 
 _STEP = re.compile(r"_(\d{9,15})(?:\.\w+)?$", re.ASCII)
 _FILES = (".safetensors", ".pt")
@@ -38,7 +39,7 @@ def list_results(run: RunFolder | None) -> list[Result]:
 
 
 def _model(path: Path) -> Result | None:
-    if path.is_symlink():
+    if path.is_symlink() or not is_text(path.name):
         return None
     if path.is_file() and path.suffix in _FILES:
         return _result(path, "optimizer" if path.name in STATES else "model")
@@ -48,7 +49,7 @@ def _model(path: Path) -> Result | None:
 
 
 def _is_state(path: Path) -> bool:
-    return not path.is_symlink() and (path / "manifest.json").is_file()
+    return not path.is_symlink() and is_text(path.name) and (path / "manifest.json").is_file()
 
 
 def _result(path: Path, kind: str) -> Result:

@@ -134,6 +134,19 @@ def test_generated_pictures_resolve_like_previews():
     assert {(r.width, r.height, r.neg, r.network_multiplier) for r in requests} == {(48, 512, "dark", 0.5)}
 
 
+@pytest.mark.parametrize("seed", ["-2", f"{2**63}", "1.5"])
+def test_a_seed_that_is_none_is_told_in_a_flag_too(seed):
+    with pytest.raises(ConfigError, match=r"--seed needs a whole number from -1 to 9223372036854775807"):
+        parse_prompt_flags(f"a fox --seed {seed}")
+
+
+def test_seeds_that_are_counted_up_stay_seeds():
+    last = 2**63 - 1
+    assert [r.seed for r in generate(seed=last, num_repeats=2).requests()] == [last, 0, 9, 10]
+    previews = SampleConfig(prompts=["a", "b"], seed=last, walk_seed=True).requests()
+    assert [r.seed for r in previews] == [last, 0]
+
+
 def test_a_random_seed_stays_open():
     assert [r.seed for r in generate(num_repeats=2).requests()] == [-1, -1, 9, 10]
 
