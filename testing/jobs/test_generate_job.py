@@ -17,6 +17,8 @@ from toolkit.runs.commands import CommandBox
 from toolkit.runs.images import read_parameters, read_recipe
 from toolkit.runs.layout import RunFolder
 from toolkit.runs.status import STATUS_FOLDER, read_status
+from web.configs import check_config
+from web.forms.drawing import drawing_text
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,32 @@ def test_who_starts_it_is_shown_every_picture(tmp_path, model, monkeypatch, capl
     (place / "samples").write_text("in the way")
     assert len(draw(tmp_path, model, "three")) == 2, "a picture that cannot be shown is a picture"
     assert "is not shown in the UI: File exists" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["lora", "text encoders", "whole"])
+def test_the_ui_s_job_for_a_trained_model_draws_its_last_previews(tmp_path, model, kind):
+    """Pixel by pixel: the previews are drawn by the training itself, with the weights that it has."""
+    changes: dict = {"train": {"steps": 2, "lr": 1e-2, "disable_sampling": False}}
+    changes["sample"] = {"sample_every": 2, "format": "png", "prompts": ["a disk", "a box --seed 9 --cfg 3"]}
+    if kind != "lora":
+        changes |= {"network": None, "save": {"save_format": "diffusers"}}
+        changes["model"] = {"te_name_or_path": str(model)}  # whose encoders are not those that were trained
+        changes["train"]["train_text_encoder"] = kind == "text encoders"
+    path = training_config(tmp_path, model, "drawn", **changes)
+    run = RunFolder(tmp_path / "out", "drawn")
+    run_job(load_job(path))
+    (trained,) = (place for place in run.path.iterdir() if place.name in ("drawn", "drawn.safetensors"))
+    text = path.read_text()
+    made = drawing_text(text, check_config(text), 1, trained, name="again", output_root=tmp_path)
+    (tmp_path / "again.yml").write_text(made)
+    run_job(load_job(tmp_path / "again.yml"))
+    again = sorted((tmp_path / "again").glob("*.png"), key=lambda found: int(found.stem.split("_")[1]))
+    last = [sample.path for sample in run.list_samples() if sample.step == 2]
+    assert len(last) == len(again) == 2
+    for preview, picture in zip(last, again, strict=True):
+        assert np.array_equal(pixels(preview), pixels(picture))
+    first = [sample.path for sample in run.list_samples() if sample.step == 0]
+    assert not np.array_equal(pixels(first[0]), pixels(last[0])), "it must have learned something to show"
 
 
 def test_the_command_line_draws(tmp_path, model):
