@@ -88,12 +88,7 @@ class GenerateConfig(Section):
 
     def _values(self) -> dict[str, Any]:
         names = (
-            "neg",
-            "seed",
-            "guidance_scale",
-            "guidance_rescale",
-            "sample_steps",
-            "sampler",
+            "neg", "seed", "guidance_scale", "guidance_rescale", "sample_steps", "sampler",
             "network_multiplier",
-        )
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names}
