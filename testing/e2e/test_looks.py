@@ -27,12 +27,14 @@ PAGES = [
     "/datasets/drawings/replace?find=red&replace=blue", "/datasets/drawings/duplicates",
     "/datasets/drawings/delete", "/trash", "/evaluations", "/settings", "/docs", "/login",
 ]  # fmt: skip
-OF_A_JOB = ("", "/edit", "/loss", "/samples", "/files", "/config", "/events")
+OF_A_JOB = ("", "/edit", "/loss", "/samples", "/files", "/config", "/events", "/delete")
 SHOWN = {
     "/": "dashboard", "/jobs": "jobs", "/jobs/new?dataset=drawings": "new_form",
     "/jobs/new?dataset=drawings&view=yaml": "new_yaml", "/datasets": "datasets",
     "/datasets/drawings": "dataset", "/evaluations": "evaluations", "/settings": "settings",
-    "/login": "login",
+    "/login": "login", "/jobs/new": "new", "/datasets/drawings/evaluate": "evaluate",
+    "/datasets/drawings/picture/000005.png": "picture", "/datasets/drawings/duplicates": "duplicates",
+    "/datasets/drawings/replace?find=red&replace=blue": "replace", "/trash": "trash", "/docs": "api",
 }  # fmt: skip
 # Those shown on a phone too.
 NARROW = {"dashboard", "jobs", "new_form", "dataset", "evaluation", "job", "pictures"}
@@ -58,8 +60,19 @@ def pages_of_jobs(page: Any) -> Iterator[str]:
     for job in {job["kind"]: job for job in oldest_first}.values():
         yield from (f"/jobs/{job['id']}{part}" for part in OF_A_JOB)
         yield f"/compare?job={job['id']}"
+        yield from viewers(page, job["id"])
     for item in page.request.get("/api/eval_dataset").json()["jobs"][:1]:
         yield f"/evaluations/{item['id']}"
+
+
+def viewers(page: Any, job_id: str) -> Iterator[str]:
+    """The newest picture of a job alone, and with that of the step before laid over it; none without any."""
+    answer = page.request.get(f"/api/jobs/{job_id}/samples?limit=2")
+    *earlier, last = answer.json()["steps"] if answer.ok and answer.json()["steps"] else [None]
+    if last is not None:
+        place = f"/jobs/{job_id}/samples/view?step={last['step']}&prompt={last['samples'][0]['prompt_index']}"
+        yield place
+        yield from (f"{place}&against={step['step']}" for step in earlier)
 
 
 def names_of(paths: list[str], page: Any) -> dict[str, str]:
@@ -71,6 +84,7 @@ def names_of(paths: list[str], page: Any) -> dict[str, str]:
         if job["kind"] == "train" and job["status"] == "completed":
             named |= {f"/jobs/{job['id']}{part}": f"job{part.replace('/', '_')}" for part in OF_A_JOB}
             named[f"/compare?job={job['id']}"] = "compare"
+            named |= dict.fromkeys(viewers(page, job["id"]), "job_sample")
             break
     return named | {path: "evaluation" for path in paths if path.startswith("/evaluations/")}
 
@@ -98,7 +112,7 @@ def name_at_length(page: Any, folder: Path) -> list[str]:
     return [
         "/datasets", base, f"{base}/picture/{'m' * 200}.png", f"{base}/duplicates", f"{base}/evaluate",
         f"{base}/replace?find=c&replace=d", f"{base}/delete", f"/compare?job={job['id']}", "/", "/jobs",
-        *(f"/jobs/{job['id']}{part}" for part in (*OF_A_JOB, "/delete")),
+        *(f"/jobs/{job['id']}{part}" for part in OF_A_JOB),
     ]  # fmt: skip
 
 
