@@ -6,13 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.config_modules.loading import LoadedJob
 from toolkit.runs.commands import CommandBox, StopRequest, start_of_attempt
-from toolkit.runs.layout import RunFolder, link_or_copy
+from toolkit.runs.layout import RunFolder, name_also
 from toolkit.runs.status import STATUS_FOLDER, StatusWriter
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,10 @@ class Pictures:
         if self._run is None:
             return
         name = self._run.sample_name(int(time.time() * 1000), 0, self._number, picture.suffix)
-        part = self._run.samples / f".{name}"
         try:
             self._run.samples.mkdir(exist_ok=True)
-            link_or_copy(str(picture), str(part))
-            part.rename(self._run.samples / name)
+            name_also(picture, self._run.samples / name)
         except OSError as error:
-            with suppress(OSError):
-                part.unlink()  # half a copy
             logger.warning("%s is not shown in the UI: %s", picture, error.strerror)
         self._number += 1
 

@@ -84,7 +84,8 @@ def names_of(paths: list[str], page: Any) -> dict[str, str]:
         if job["kind"] == "train" and job["status"] == "completed":
             named |= {f"/jobs/{job['id']}{part}": f"job{part.replace('/', '_')}" for part in OF_A_JOB}
             named[f"/compare?job={job['id']}"] = "compare"
-            named |= dict.fromkeys(viewers(page, job["id"]), "job_sample")
+            alone = f"/jobs/{job['id']}/samples/view?"
+            named |= {path: "job_sample" for path in paths if path.startswith(alone)}
             break
     return named | {path: "evaluation" for path in paths if path.startswith("/evaluations/")}
 

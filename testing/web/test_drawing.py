@@ -16,6 +16,7 @@ from web import actions
 from web.configs import check_config
 from web.forms.drawing import drawable, drawing_text
 
+NETWORK = "network: {type: lora, linear: 4}"
 PREVIEWS = """
       trigger_word: zrb
       sample:
@@ -38,14 +39,11 @@ PREVIEWS = """
 
 @pytest.fixture
 def with_previews(config):
-    """A config whose previews have every kind of setting: (what to replace in it) -> YAML."""
+    """A config whose previews have every kind of setting: (what stands for its network) -> YAML."""
 
-    def make(**replaced: str) -> str:
+    def make(network: str = NETWORK) -> str:
         lines = config("foo").splitlines()
-        text = "\n".join([*lines[:-1], PREVIEWS.strip("\n"), ""])
-        for old, new in replaced.items():
-            text = text.replace({"network": "network: {type: lora, linear: 4}"}[old], new)
-        return text
+        return "\n".join([*lines[:-1], PREVIEWS.strip("\n"), ""]).replace(NETWORK, network)
 
     return make
 
@@ -93,9 +91,7 @@ def test_a_whole_model_takes_the_place_of_its_base(client, services, with_previe
 @pytest.mark.parametrize(("is_file", "kept"), [(True, {"te_name_or_path": "org/te"}), (False, {})])
 def test_a_whole_model_has_weights_and_a_folder_its_own_text_encoders(config, tmp_path, is_file, kept):
     given = "tiny-sd, from_config: true, te_name_or_path: org/te, vae_path: null"
-    text = (
-        config("foo").replace("tiny-sd", given).replace("network: {type: lora, linear: 4}", "strict: false")
-    )
+    text = config("foo").replace("tiny-sd", given).replace(NETWORK, "strict: false")
     trained = tmp_path / "foo"
     trained.touch() if is_file else trained.mkdir()
     made = drawing_text(text, check_config(text), 1, trained, name="drawn", output_root=tmp_path)
@@ -105,11 +101,7 @@ def test_a_whole_model_has_weights_and_a_folder_its_own_text_encoders(config, tm
 
 @pytest.mark.parametrize(("is_file", "extras"), [(True, "org/base"), (False, None)])
 def test_a_file_of_a_transformer_keeps_the_rest_of_its_base(config, tmp_path, is_file, extras):
-    text = (
-        config("foo")
-        .replace("tiny-sd", "org/base, is_flux: true")
-        .replace("network: {type: lora, linear: 4}", "strict: false")
-    )
+    text = config("foo").replace("tiny-sd", "org/base, is_flux: true").replace(NETWORK, "strict: false")
     found = check_config(text)
     trained = tmp_path / ("foo.safetensors" if is_file else "foo")
     trained.touch() if is_file else trained.mkdir()

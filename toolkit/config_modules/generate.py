@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from toolkit.config_modules.base import Float, Int, Section, Text
 from toolkit.config_modules.prompt_flags import RANDOM_SEED, SEEDS
 from toolkit.config_modules.sample import (
+    SETTINGS,
     ImageFormat,
     Negative,
     Prompt,
@@ -77,18 +78,12 @@ class GenerateConfig(Section):
         if self.shuffle:
             random.shuffle(prompts)
         pairs = ((prompt, repeat) for prompt in prompts for repeat in range(self.num_repeats))
+        settings = {name: getattr(self, name) for name in SETTINGS}
         requests = []
         for prompt, repeat in islice(pairs, self.max_images):
             width, height = random.choice(self.size_list) if self.size_list else (self.width, self.height)
-            request = make_request(prompt, self._values() | {"width": width, "height": height})
+            request = make_request(prompt, settings | {"width": width, "height": height})
             if request.seed != RANDOM_SEED:  # also one from a flag: the same picture again is no use
                 request = replace(request, seed=(request.seed + repeat) % SEEDS)
             requests.append(request)
         return requests
-
-    def _values(self) -> dict[str, Any]:
-        names = (
-            "neg", "seed", "guidance_scale", "guidance_rescale", "sample_steps", "sampler",
-            "network_multiplier",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}

@@ -11,13 +11,27 @@ from toolkit.errors import ConfigError, Problem, did_you_mean
 RANDOM_SEED = -1
 SEEDS = 2**63  # of them; torch takes no more
 
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not RANDOM_SEED <= seed < SEEDS:
+        raise ValueError
+    return seed
+
+
+# What a reader reads; str reads everything.
+_KINDS: dict[Callable[[str], Any], str] = {
+    int: "a whole number",
+    float: "a number",
+    _seed: f"a whole number from {RANDOM_SEED} to {SEEDS - 1}",
+}
 # Flag -> (the key of a sample item it sets, how to read its value).
 FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "n": ("neg", str),
     "w": ("width", int),
     "h": ("height", int),
-    "d": ("seed", int),
-    "seed": ("seed", int),
+    "d": ("seed", _seed),
+    "seed": ("seed", _seed),
     "l": ("guidance_scale", float),
     "cfg": ("guidance_scale", float),
     "s": ("sample_steps", int),
@@ -56,11 +70,8 @@ def parse_prompt_flags(text: str) -> tuple[str, dict[str, Any]]:
         key, read = FLAGS[name]
         try:
             values[key] = read(raw)
-            if key == "seed" and not RANDOM_SEED <= values[key] < SEEDS:
-                raise ValueError
         except ValueError:
-            kind = "a whole number" if read is int else "a number"
-            kind += f" from {RANDOM_SEED} to {SEEDS - 1}" if key == "seed" else ""
+            kind = _KINDS[read]
             problems.append(Problem("config.prompt_flag", f"prompt flag --{name} needs {kind}, got '{raw}'"))
     if problems:
         raise ConfigError(problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -64,6 +64,9 @@ class SampleRequest:
     sample_steps: int
     sampler: str
     network_multiplier: float
+
+
+SETTINGS = tuple(each.name for each in fields(SampleRequest) if each.name != "prompt")
 
 
 def place_trigger(prompt: str, trigger_word: str | None) -> str:
@@ -153,15 +156,9 @@ class SampleConfig(Section):
     def _request(self, item: SampleItem, index: int, trigger_word: str | None) -> SampleRequest:
         walks = self.walk_seed and self.seed != RANDOM_SEED
         seed = (self.seed + index) % SEEDS if walks else self.seed
-        values = {name: getattr(self, name) for name in _SHARED} | {"seed": seed}
-        values |= {name: value for name in _SHARED if (value := getattr(item, name)) is not None}
+        values = {name: getattr(self, name) for name in SETTINGS} | {"seed": seed}
+        values |= {name: value for name in SETTINGS if (value := getattr(item, name)) is not None}
         return make_request(item.prompt, values, trigger_word)
-
-
-_SHARED = (
-    "neg", "width", "height", "seed", "guidance_scale", "guidance_rescale", "sample_steps", "sampler",
-    "network_multiplier",
-)  # fmt: skip
 
 
 def make_request(prompt: str, values: dict[str, Any], trigger_word: str | None = None) -> SampleRequest:

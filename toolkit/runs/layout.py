@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,14 +246,12 @@ class RunFolder:
         target = model.with_name(f"{stem}_best{extension}")
         if model.is_dir():
             with atomic.writing_folder(target) as folder:
-                shutil.copytree(model, folder, copy_function=link_or_copy, dirs_exist_ok=True)
+                shutil.copytree(model, folder, copy_function=_link, dirs_exist_ok=True)
             return target
         if target.exists() and target.samefile(model):
             return target  # renaming one link of a file over another does nothing
         with atomic.reporting(target):
-            part = atomic.beside(target)
-            link_or_copy(str(model), str(part))
-            atomic.replace(part, target)
+            name_also(model, target)
         return target
 
     def set_aside_samples(self, after_step: int) -> int:
@@ -297,13 +296,25 @@ class RunFolder:
         return grouped
 
 
-def link_or_copy(source: str, target: str) -> str:
+def _link(source: str, target: str) -> str:
     """A hard link, or a copy on disks that have none."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
     return target
+
+
+def name_also(file: Path, target: Path) -> None:
+    """Give a file a second name, over what has it, whole or not at all. Raises OSError."""
+    part = atomic.beside(target)
+    try:
+        _link(str(file), str(part))
+        atomic.replace(part, target)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
 
 
 def parse_sample(path: Path) -> Sample | None:

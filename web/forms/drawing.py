@@ -10,18 +10,14 @@ import yaml
 
 from toolkit.config_modules.process import DiffusionProcess, FolderProcess
 from toolkit.config_modules.prompt_flags import FLAGS
-from toolkit.config_modules.sample import SampleRequest, make_request
+from toolkit.config_modules.sample import SETTINGS, SampleRequest, make_request
 from toolkit.errors import ConfigError
 from toolkit.models.catalogue import find_architecture
 from web.configs import CheckedConfig, as_text, unreadable
 from web.forms.yaml_text import parse
 from web.problems import conflict
 
-_SETTINGS = (
-    "neg", "sampler", "width", "height", "seed", "guidance_scale", "guidance_rescale", "sample_steps",
-    "network_multiplier",
-)  # fmt: skip
-EXTRAS = "model.extras_name_or_path"
+_EXTRAS = "extras_name_or_path"
 _FLAG_OF = {setting: flag for flag, (setting, _) in FLAGS.items()}  # of two flags the longer name
 
 
@@ -29,7 +25,8 @@ _FLAG_OF = {setting: flag for flag, (setting, _) in FLAGS.items()}  # of two fla
 def drawable(text: str, number: int) -> tuple[str, ...]:
     """The kinds of results of run `number` of a config that draw pictures (web/runs/results.py), if any do.
 
-    No autoencoder and no embedding; a LoRA is a file, a model also a folder.
+    No autoencoder and no embedding; a LoRA is a file, a model also a folder. Told by the text alone, as pages
+    that are drawn again and again ask for it; `drawing_text` reads the config.
     """
     if unreadable(text) is not None:
         return ()
@@ -76,8 +73,8 @@ def _whole(model: dict[str, Any], arch: str, trained: Path) -> dict[str, Any]:
     said.pop("from_config", None)  # it has weights now
     if trained.is_dir():  # with text encoders of its own, perhaps trained
         said.pop("te_name_or_path", None)
-    elif EXTRAS in find_architecture(arch).own_keys:
-        said.setdefault(EXTRAS.partition(".")[2], base)
+    elif f"model.{_EXTRAS}" in find_architecture(arch).own_keys:
+        said.setdefault(_EXTRAS, base)
     return {"arch": arch, **said, "name_or_path": str(trained)}
 
 
@@ -98,14 +95,14 @@ def _sections(requests: list[SampleRequest]) -> list[dict[str, Any]]:
     sections: list[tuple[dict[str, Any], list[str]]] = []
     for request in requests:
         for first, prompts in sections:
-            others = {key: getattr(request, key) for key in _SETTINGS if getattr(request, key) != first[key]}
+            others = {key: getattr(request, key) for key in SETTINGS if getattr(request, key) != first[key]}
             flags = [f"--{_FLAG_OF[key]} {value}" for key, value in others.items() if key in _FLAG_OF]
             prompt = " ".join([request.prompt, *flags])
             if _resolved(prompt, first) == request:
                 prompts.append(prompt)
                 break
         else:
-            first = {key: getattr(request, key) for key in _SETTINGS}
+            first = {key: getattr(request, key) for key in SETTINGS}
             if _resolved(request.prompt, first) != request:
                 raise conflict(f"the preview {request.prompt!r} reads as flags; write the job by hand")
             sections.append((first, [request.prompt]))

@@ -61,15 +61,14 @@ def _has_run(job: Job) -> bool:
 
 def _rows(chosen: list[Job], grids: list[SampleGrid], step: int) -> list[tuple[str, list[Picture | None]]]:
     """Of each prompt that any of the runs draws, the picture of each run."""
-    prompts = list(dict.fromkeys(text for grid in grids for text in grid.prompts.values() if text))
-    return [
-        (prompt, [_picture(job, grid, prompt, step) for job, grid in zip(chosen, grids, strict=True)])
-        for prompt in prompts
-    ]
+    texts = [grid.prompts() for grid in grids]
+    prompts = list(dict.fromkeys(text for listed in texts for text in listed.values() if text))
+    runs = list(zip(chosen, grids, texts, strict=True))
+    return [(prompt, [_picture(*run, prompt, step) for run in runs]) for prompt in prompts]
 
 
-def _picture(job: Job, grid: SampleGrid, prompt: str, step: int) -> Picture | None:
-    numbers = [number for number, text in grid.prompts.items() if text == prompt]
+def _picture(job: Job, grid: SampleGrid, texts: dict[int, str], prompt: str, step: int) -> Picture | None:
+    numbers = [number for number, text in texts.items() if text == prompt]
     for at in reversed([each for each in grid.steps if each <= step]):
         for number in numbers:
             if number in grid.cells[at]:

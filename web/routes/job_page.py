@@ -142,7 +142,7 @@ def job_sample(
     row = sorted(grid.cells[step])
     values = {
         "name": name, "step": step, "prompt": prompt, "steps": steps, "row": row,
-        "recipe": recipe_of(folder.samples / name) or _written(grid.prompts[prompt]),
+        "recipe": recipe_of(folder.samples / name) or _written(grid.prompt(prompt)),
         "against": against if against in steps else None,
         "names": {each: grid.cells[each][prompt] for each in steps},
         "near": {"up": _next_to(steps, step, -1), "down": _next_to(steps, step, 1),

@@ -15,7 +15,7 @@ from web.runs import artifacts
 
 @dataclass(frozen=True, slots=True)
 class SampleGrid:
-    """Which pictures there are. cells: step -> prompt number -> file name; prompts: number -> text.
+    """Which pictures there are. cells: step -> prompt number -> file name; newest: number -> last picture.
 
     A prompt is what the pictures say, else what config.yaml says: those of ai-toolkit say nothing.
     """
@@ -23,7 +23,20 @@ class SampleGrid:
     steps: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     cells: dict[int, dict[int, str]] = field(default_factory=dict)
-    prompts: dict[int, str] = field(default_factory=dict)
+    newest: dict[int, Path] = field(default_factory=dict)
+    run: RunFolder | None = None
+
+    def prompt(self, number: int) -> str:
+        """The text of a prompt. Read from its picture when asked for: there may be thousands."""
+        told = str(recipe_of(self.newest[number]).get("prompt", ""))
+        if told or self.run is None:
+            return told
+        written = prompts_in(self.run.path)
+        return written[number] if number < len(written) else ""
+
+    def prompts(self) -> dict[int, str]:
+        """Number -> text of all prompts."""
+        return {number: self.prompt(number) for number in self.numbers}
 
 
 def sample_grid(run: RunFolder | None) -> SampleGrid:
@@ -34,13 +47,8 @@ def sample_grid(run: RunFolder | None) -> SampleGrid:
     for sample in artifacts.samples(run.path):
         grouped.setdefault(sample.step, {})[sample.index] = sample.path
     cells = {step: {number: path.name for number, path in row.items()} for step, row in grouped.items()}
-    numbers = sorted({number for row in cells.values() for number in row})
     newest = {number: path for _, row in sorted(grouped.items()) for number, path in row.items()}
-    prompts = {number: str(recipe_of(path).get("prompt", "")) for number, path in newest.items()}
-    if not all(prompts.values()):
-        written = dict(enumerate(prompts_in(run.path)))
-        prompts = {number: text or written.get(number, "") for number, text in prompts.items()}
-    return SampleGrid(sorted(cells), numbers, cells, prompts)
+    return SampleGrid(sorted(cells), sorted(newest), cells, newest, run)
 
 
 def recipe_of(path: Path) -> dict[str, Any]:
