@@ -37,9 +37,10 @@ from toolkit.data.scan import scan_dataset
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
 from toolkit.evaluation.encodings import Encodings
-from toolkit.evaluation.evaluate import Evaluator, Outcome, Settings
+from toolkit.evaluation.evaluate import Evaluator, Settings
 from toolkit.evaluation.html_report import write_html
 from toolkit.evaluation.measure import Subject, measure
+from toolkit.evaluation.outcomes import Outcomes
 from toolkit.evaluation.records import RecordFile
 from toolkit.evaluation.request import EvalRequest
 from toolkit.evaluation.service import run_evaluation
@@ -65,7 +66,7 @@ def prepared(folder: Path, count: int) -> list[MediaItem]:
 
 def evaluate(
     model: Architecture, items: Sequence[MediaItem], encodings: Encodings, records: Path, num_draws: int
-) -> list[Outcome]:
+) -> Outcomes:
     """What the tool does for a data set, from the encoded pictures to the report's images."""
     settings = Settings(Design(), num_draws, BATCH, num_others=OTHERS)
     pool = CaptionPool([item.caption for item in items], seed=0)

@@ -88,7 +88,7 @@ def test_a_loss_is_that_of_diffusers(tmp_path, model, held_out):
     """Unweighted mean squared error at the noise and level that the grid says, by diffusers' own classes."""
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
-    from toolkit.evaluation.measure import content_of
+    from toolkit.evaluation.outcomes import content_of
     from toolkit.evaluation.validation import Grid
     from toolkit.stable_diffusion_model import StableDiffusion
 

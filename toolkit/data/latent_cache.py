@@ -51,13 +51,20 @@ def _while_encoding(items: Sequence[MediaItem]) -> Iterator[None]:
 class LatentCache:
     """Latents by item, in memory or (folder given) on disk; float32.
 
-    tell: gets a line for each damaged file, and for the first that is gone.
+    tell: gets a line for each damaged file, and for the first that is gone. keep_bytes: of what lies on disk,
+    so much of the last used stays in memory (None: KEEP_BYTES).
     """
 
     def __init__(
-        self, folder: Path | None, vae_hash: str, *, tell: Callable[[str], None] | None = None
+        self,
+        folder: Path | None,
+        vae_hash: str,
+        *,
+        tell: Callable[[str], None] | None = None,
+        keep_bytes: int | None = None,
     ) -> None:
-        self._store = TensorStore(folder, keep_bytes=KEEP_BYTES, tell=tell)
+        keep_bytes = KEEP_BYTES if keep_bytes is None else keep_bytes
+        self._store = TensorStore(folder, keep_bytes=keep_bytes, tell=tell)
         self.vae_hash = vae_hash
         self._make: Callable[[Sequence[MediaItem]], list[Tensor]] | None = None
         self._filled: set[str] = set()
@@ -101,6 +108,11 @@ class LatentCache:
             reason = "the VAE turned it into latents that are not finite"
             raise ModelError(Problem("model.latents_not_finite", reason, file=str(item.path), remedy=remedy))
         self._store.put(self.key(item), {"latents": latents})
+        return latents
+
+    def encode(self, item: MediaItem, encode: Encoder, load: PixelLoader = load_pixels) -> Tensor:
+        """Latents (C, h, w) of one picture, encoded now and kept. Raises as `fill` does."""
+        [latents] = self._encode([item], encode, load)
         return latents
 
     def missing(self, items: Sequence[MediaItem]) -> list[MediaItem]:

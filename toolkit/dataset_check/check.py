@@ -22,7 +22,7 @@ from toolkit.dataset_check.report import BucketRow, Crop, DatasetCheck, Finding,
 from toolkit.dataset_check.sharpness import SOFT_RATIO, octave_ratio
 from toolkit.errors import DatasetError, Problem
 from toolkit.evaluation.edits import EMPTY_WORDS, is_tag_list, tags_of
-from toolkit.evaluation.flags import caption_copies, shared_on_purpose, text_reasons
+from toolkit.evaluation.flags import text_reasons, unmeant_copies
 from toolkit.evaluation.near_duplicates import Look, look_of, near_pairs
 
 LEAST_SHARE = 0.75  # of a picture's area; what is cut beyond is worth knowing
@@ -212,11 +212,9 @@ def _about_looks(items: Sequence[MediaItem], seen: dict[Path, _Seen]) -> Iterato
 def _about_captions(
     items: Sequence[MediaItem], rules: Rules, notes: list[str]
 ) -> Iterator[tuple[Path, Finding]]:
-    copies = caption_copies([item.caption for item in items])
-    if shared_on_purpose(copies):
-        shared = sum(count for count in copies.values() if count > 1)
+    copies, shared = unmeant_copies(item.caption for item in items)
+    if shared:
         notes.append(f"{shared} of {len(items)} pictures share their caption, which is taken for meant")
-        copies.clear()
     for item in items:
         count = copies[item.caption.casefold()]
         # Looked for in what was written: a training puts the trigger word in front.

@@ -36,11 +36,15 @@ class CaptionPool:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def num_others(self, caption: str, count: int) -> int:
+        """How many captions of other images there are, at most `count`."""
+        return min(count, len(self.texts) - (caption in self._places))
+
     def others(self, caption: str, *, content: str, count: int) -> list[str]:
         """`count` captions of other images, distinct and not the image's own; fewer if there are no more."""
         own = self._places.get(caption)
-        count = min(count, len(self.texts) - (own is not None))
-        if count <= 0:
+        count = self.num_others(caption, count)
+        if not count:
             return []
         key = numpy.uint64(keyed_seed("eval-other", self._seed, content))
         ranks = _mixed(self._hashes ^ key)

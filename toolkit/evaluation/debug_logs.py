@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch import Tensor
 
 from toolkit.evaluation.encodings import Encodings
-from toolkit.evaluation.evaluate import Outcome
+from toolkit.evaluation.outcomes import Outcome
 
 
 class DebugLogs:
@@ -36,15 +37,17 @@ class DebugLogs:
         if not self.paths:
             return
         blank = encodings.prompt("").embeds.float()
-        debug, conditioning = [], []
-        for outcome in outcomes:
-            embeds = encodings.prompt(outcome.item.caption).embeds.float()
-            debug.append(_entry(outcome, embeds, blank))
-            conditioning.append(json.dumps(_row(outcome, embeds, blank)))
-        for path, lines in ((self._debug, debug), (self._conditioning, conditioning)):
-            if path is not None:
-                with path.open("a", encoding="utf-8") as file:
-                    file.writelines(f"{line}\n" for line in lines)
+        with ExitStack() as stack:
+            debug, conditioning = (
+                None if path is None else stack.enter_context(path.open("a", encoding="utf-8"))
+                for path in (self._debug, self._conditioning)
+            )
+            for outcome in outcomes:
+                embeds = encodings.prompt(outcome.item.caption).embeds.float()
+                if debug is not None:
+                    debug.write(f"{_entry(outcome, embeds, blank)}\n")
+                if conditioning is not None:
+                    conditioning.write(f"{json.dumps(_row(outcome, embeds, blank))}\n")
 
 
 def noise_lines(outcomes: Sequence[Outcome], noise_std: Callable[[float], float]) -> Iterator[str]:

@@ -14,41 +14,45 @@ from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning
 from toolkit.seeding import keyed_generator
 
-KEPT_BYTES = 2**25  # of prompts in memory, those used last; all of them lie on disk
-
 
 class Encodings:
     """Latents by item and conditioning by text, from the disk (folder given) or made now.
 
     As the model's text encoders are when this is made. strength: of the LoRAs on them, which their weights do
-    not tell. Counts what it encodes, so that a report can say it.
+    not tell. Counts what it encodes, so that a report can say it. Of what lies on disk nothing but the empty
+    text is kept in memory: an image is measured once, and buffers that stay between others that go leave
+    holes which a process never gives back.
     """
 
     def __init__(self, model: Architecture, folder: Path | None, *, strength: float | None = None) -> None:
         self._model = model
-        self._latents = LatentCache(None if folder is None else folder / "latents", model.vae_hash)
-        self._prompts = TensorStore(
-            None if folder is None else folder / "eval_prompts", keep_bytes=KEPT_BYTES
-        )
+        latents = None if folder is None else folder / "latents"
+        self._latents = LatentCache(latents, model.vae_hash, keep_bytes=0)
+        self._prompts = TensorStore(None if folder is None else folder / "eval_prompts")
         self._encoder = f"{model.text_encoder_hash} {strength}"
+        self._blank: Conditioning | None = None
         self.num_latents = 0
         self.num_prompts = 0
 
     def latents(self, item: MediaItem) -> Tensor:
         """(C, h, w) float32 on the CPU. Raises DatasetError if the picture has changed or cannot be read."""
         found = self._latents.get(item)
-        if found is not None:
-            return found
-        self.num_latents += self._latents.fill(
-            [item], lambda pixels: self._model.encode_images(pixels.to(self._model.device))
-        )
-        found = self._latents.get(item)
-        assert found is not None
+        if found is None:
+            self.num_latents += 1
+            found = self._latents.encode(
+                item, lambda pixels: self._model.encode_images(pixels.to(self._model.device))
+            )
         return found
 
-    @torch.no_grad()
     def prompt(self, text: str) -> Conditioning:
         """The conditioning of a text, a batch of one on the CPU. Raises ModelError if it is too long."""
+        if text:
+            return self._prompt(text)
+        self._blank = self._blank or self._prompt("")
+        return self._blank
+
+    @torch.no_grad()
+    def _prompt(self, text: str) -> Conditioning:
         key = make_key("eval-prompt", text, self._encoder)
         found = self._prompts.get(key)
         if found is not None:

@@ -7,32 +7,31 @@ in rounds on the images whose answer is still open.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
+from functools import partial
 from sys import intern
 from typing import Any, Protocol
 
 import numpy
 
 from toolkit.data.items import MediaItem
-from toolkit.errors import JobStopped, ModelError, Problem
+from toolkit.errors import JobStopped, ModelError, Problem, RunError
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
 from toolkit.evaluation.draws_layout import BLOCK, LAYOUT
 from toolkit.evaluation.edits import Edit
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
-from toolkit.evaluation.measure import Measured, Subject, content_of, measure
+from toolkit.evaluation.measure import Measured, Subject, measure
+from toolkit.evaluation.outcomes import ABLATED, BLANK, OTHER, OWN, Outcome, Outcomes, content_of, key_of
 from toolkit.evaluation.records import Record, RecordFile
-from toolkit.evaluation.statistics import Floats, e_bh, e_process, estimate_over_levels, log_ratios
+from toolkit.evaluation.statistics import e_bh, e_process, estimate_over_levels
 from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning
 
-OWN, BLANK, ABLATED, BASE = "own", "blank", "ablated", "base"
-OTHER = "other:"
-EDITED = "edit:"
 MAIN_STAGE, BASE_STAGE, EDIT_STAGE = "main", "base", "edits"
 _NORMAL_REACH = 1.96  # standard errors, to either side of a 95 % interval where the error is known
 
@@ -67,51 +66,8 @@ class Settings:
         return self.target_se is not None or self.target_q is not None
 
 
-@dataclass
-class Outcome:
-    """What was measured of one image: names of its conditions, losses (A, D) and levels t (D,).
-
-    As float32, which is what they are measured in: there may be many images.
-
-    content: what its draws depend on. key: that and its caption. texts: what each condition said, None for
-    one without words.
-    """
-
-    item: MediaItem
-    content: str
-    key: str
-    names: list[str]
-    texts: list[str | None]
-    losses: Floats
-    t: Floats
-    edits: list[Edit] = field(default_factory=list)
-    edit_losses: Floats | None = None
-    base_losses: Floats | None = None
-
-    def of(self, name: str) -> Floats:
-        """The losses (D,) under one condition. Raises ValueError if it was not measured."""
-        found: Floats = self.losses[self.names.index(name)].astype(numpy.float64)
-        return found
-
-    @property
-    def others(self) -> Floats:
-        """The losses (K, D) under captions of other images."""
-        which = [i for i, name in enumerate(self.names) if name.startswith(OTHER)]
-        found: Floats = self.losses[which].astype(numpy.float64)
-        return found
-
-    @property
-    def num_draws(self) -> int:
-        """Draws of each condition."""
-        return int(self.losses.shape[1])
-
-    def gains(self) -> Floats:
-        """log loss(blank) - log loss(own) of each draw (D,): positive where the caption helped."""
-        return log_ratios(self.of(BLANK), self.of(OWN))
-
-
-Known = dict[tuple[str, str, int], Record]  # what an earlier start measured, by (stage, key, first draw)
 Progress = Callable[[str, int, int], None]  # (what is counted, done, total)
+EditsOf = Callable[[MediaItem], list[Edit]]
 
 
 class Switchable(Protocol):
@@ -119,11 +75,6 @@ class Switchable(Protocol):
 
     def enabled(self, on: bool = True) -> AbstractContextManager[None]:
         """A context in which it acts, or does not."""
-
-
-def key_of(item: MediaItem) -> str:
-    """What stands for an image with its caption: equal ones are measured once."""
-    return hashlib.sha256(f"{content_of(item)}\x1f{item.caption}".encode()).hexdigest()[:32]
 
 
 @dataclass
@@ -146,26 +97,28 @@ class Evaluator:
     should_stop: Callable[[], bool] = lambda: False
     num_forwards: int = 0
 
-    def run(self, items: Sequence[MediaItem], edits: Mapping[str, list[Edit]] | None = None) -> list[Outcome]:
-        """The outcome of every item, in their order. edits: by key, changed captions to measure too.
+    def run(self, items: Sequence[MediaItem], edits: EditsOf | None = None) -> Outcomes:
+        """The outcome of every item, in their order; read from the record file, which has to stay there.
 
-        Raises JobStopped when asked to stop; what was measured stays in the record file.
+        edits: the changed captions of an item that are measured too. Raises JobStopped when asked to stop;
+        what was measured stays in the record file.
         """
-        outcomes = [self._prepare(item) for item in items]
-        known: Known = {(record.stage, record.key, record.first): record for record in self.records.load()}
+        self.records.open()
+        outcomes = Outcomes(items, partial(self._read, edits=edits))
         if self.settings.stops_early:
-            self._in_rounds(outcomes, known)
+            self._in_rounds(outcomes)
         else:
-            self._measure_stage("images", outcomes, range(self.settings.num_draws), known)
+            self._measure_images("images", outcomes, range(len(items)), range(self.settings.num_draws))
         if self.network is not None:
-            self._measure_base(outcomes, known)
-        if edits:
-            self._measure_edits(outcomes, edits, known)
+            self._measure_base(outcomes, self.network)
+        if edits is not None:
+            self._measure_edits(outcomes, edits)
         return outcomes
 
     # -- conditions --------------------------------------------------------------------------------------
 
-    def _prepare(self, item: MediaItem) -> Outcome:
+    def _begun(self, item: MediaItem) -> Outcome:
+        """An image with its conditions and no draws."""
         content = content_of(item)
         conditions: dict[str, str | None] = {OWN: item.caption}
         if self.settings.blank:
@@ -194,50 +147,89 @@ class Evaluator:
             return zeroed(own)
         return randomised(own, self.settings.design.seed, outcome.content)
 
+    def _num_conditions(self, item: MediaItem) -> int:
+        """How many conditions `_begun` gives an image."""
+        settings = self.settings
+        beside = settings.blank + (settings.ablation in ("zero", "random", "shuffle"))
+        return 1 + beside + self.pool.num_others(item.caption, settings.num_others)
+
+    # -- records -----------------------------------------------------------------------------------------
+
+    def _known(self, stage: str, key: str, draws: range, num_conditions: int) -> Record | None:
+        """What is recorded of an image at some draws, if it is that."""
+        record = self.records.get(stage, key, draws.start)
+        if record is None or len(record.t) != len(draws) or len(record.losses) != num_conditions:
+            return None
+        return record
+
+    def _read(self, item: MediaItem, num_draws: int, edits: EditsOf | None) -> Outcome:
+        """An image with everything that is recorded of it."""
+        outcome = self._begun(item)
+        for draws in self._rounds(num_draws):
+            record = self._known(MAIN_STAGE, outcome.key, draws, len(outcome.names))
+            if record is None:
+                reason = "does not hold any more what was measured: was it changed or deleted meanwhile?"
+                remedy = "start again; what is left there is not measured twice"
+                raise RunError(
+                    Problem("eval.records_gone", reason, file=str(self.records.path), remedy=remedy)
+                )
+            losses, t = numpy.array(record.losses, numpy.float32), numpy.array(record.t, numpy.float32)
+            outcome.losses = numpy.concatenate([outcome.losses, losses], axis=1)
+            outcome.t = numpy.concatenate([outcome.t, t])
+        if self.network is not None:
+            base = self._known(BASE_STAGE, outcome.key, range(num_draws), 1)
+            outcome.base_losses = None if base is None else numpy.array(base.losses[0])
+        if edits is not None:
+            self._add_edits(outcome, edits)
+        return outcome
+
+    def _add_edits(self, outcome: Outcome, edits: EditsOf) -> None:
+        """The changed captions of an image, and their losses if they are recorded."""
+        outcome.edits = edits(outcome.item)
+        record = self.records.get(EDIT_STAGE, outcome.key, 0) if outcome.edits else None
+        if record is not None and len(record.losses) == len(outcome.edits):
+            outcome.edit_losses = numpy.array(record.losses)
+
+    def _rounds(self, num_draws: int) -> Iterator[range]:
+        """The first draws of an image as they are measured: all at once, or in blocks."""
+        step = BLOCK if self.settings.stops_early else self.settings.num_draws
+        return (range(first, min(first + step, num_draws)) for first in range(0, num_draws, step))
+
     # -- stages ------------------------------------------------------------------------------------------
 
-    def _measure_stage(
-        self,
-        what: str,
-        outcomes: Sequence[Outcome],
-        draws: range,
-        known: Known,
-    ) -> None:
-        """Measure all conditions of some images at some draws, or take them from the records."""
-        stage = MAIN_STAGE
-        count = self._count(what, len(outcomes))
-        chunks = _groups(outcomes, lambda o: (o.item.bucket, len(o.names)), self.settings.batch_size)
+    def _measure_images(
+        self, what: str, outcomes: Outcomes, which: Sequence[int], draws: range
+    ) -> None:  # fmt: skip
+        """Measure all conditions of some images at some draws, unless they are in the records."""
+        items, count = outcomes.items, self._count(what, len(which))
+        chunks = _groups(
+            which, lambda i: (items[i].bucket, self._num_conditions(items[i])), self.settings.batch_size
+        )
         for chunk in chunks:
-            found = [known.get((stage, outcome.key, draws.start)) for outcome in chunk]
-            missing = any(
-                record is None or len(record.t) != len(draws) or len(record.losses) != len(outcome.names)
-                for record, outcome in zip(found, chunk, strict=True)
-            )
+            begun = [self._begun(items[i]) for i in chunk]
+            missing = any(self._known(MAIN_STAGE, o.key, draws, len(o.names)) is None for o in begun)
             if missing:
                 count.begin()
-                found = self._measure_chunk(stage, chunk, draws, None)
-            for outcome, record in zip(chunk, found, strict=True):
-                assert record is not None
-                losses, t = numpy.array(record.losses, numpy.float32), numpy.array(record.t, numpy.float32)
-                outcome.losses = numpy.concatenate([outcome.losses, losses], axis=1)
-                outcome.t = numpy.concatenate([outcome.t, t])
+                self._measure_chunk(MAIN_STAGE, begun, draws, None)
+            for i in chunk:
+                outcomes.num_draws[i] += len(draws)
             count.end(len(chunk), measured=missing)
 
     def _measure_chunk(
         self, stage: str, chunk: Sequence[Outcome], draws: range, names: Sequence[str] | None
-    ) -> list[Record | None]:
-        """Measure some images of one bucket, under the conditions named (None: all of theirs)."""
+    ) -> None:
+        """Measure and record some images of one bucket, under the conditions named (None: all of theirs)."""
         encodings = self.encodings
         if stage == BASE_STAGE and self.base_encodings is not None:
             encodings = self.base_encodings
         subjects = [self._subject(outcome, names or outcome.names, encodings) for outcome in chunk]
         measured = self._forward(subjects, draws)
-        records = [
-            Record(outcome.key, stage, draws.start, measured.losses[i].tolist(), measured.t[i].tolist())
-            for i, outcome in enumerate(chunk)
-        ]
-        self.records.append(records)
-        return list(records)
+        self.records.append(
+            [
+                Record(outcome.key, stage, draws.start, measured.losses[i].tolist(), measured.t[i].tolist())
+                for i, outcome in enumerate(chunk)
+            ]
+        )
 
     def _forward(self, subjects: Sequence[Subject], draws: Sequence[int]) -> Measured:
         self.num_forwards += len(draws) * sum(len(subject.conditions) for subject in subjects)
@@ -250,24 +242,25 @@ class Evaluator:
                 raise ModelError(problem)
         return measured
 
-    def _in_rounds(self, outcomes: Sequence[Outcome], known: Known) -> None:
+    def _in_rounds(self, outcomes: Outcomes) -> None:
         """A block of draws for every image, then for those whose answer is open, until none is."""
-        still_open = list(outcomes)
-        for start in range(0, self.settings.num_draws, BLOCK):
-            stop = min(start + BLOCK, self.settings.num_draws)
-            self._measure_stage(f"images, draws {start + 1} to {stop}", still_open, range(start, stop), known)
-            still_open = self._open(outcomes, still_open)
+        still_open: Sequence[int] = range(len(outcomes))
+        evidence = numpy.zeros(len(outcomes))  # that a caption hurts
+        for draws in self._rounds(self.settings.num_draws):
+            what = f"images, draws {draws.start + 1} to {draws.stop}"
+            self._measure_images(what, outcomes, still_open, draws)
+            undecided = array("L")
+            for i in still_open:
+                outcome = self._read(outcomes.items[i], outcomes.num_draws[i], None)
+                evidence[i] = e_process(outcome.gains())[-1]
+                if not self._settled(outcome):
+                    undecided.append(i)
+            if self.settings.target_q is not None:
+                found = e_bh(evidence, self.settings.target_q)
+                undecided = array("L", (i for i in undecided if not found[i]))
+            still_open = undecided
             if not still_open:
                 return
-
-    def _open(self, outcomes: Sequence[Outcome], candidates: Sequence[Outcome]) -> list[Outcome]:
-        """The images among the candidates that more draws could still decide."""
-        found: set[int] = set()
-        if self.settings.target_q is not None:
-            evidence = [float(e_process(outcome.gains())[-1]) for outcome in outcomes]
-            rejected = e_bh(evidence, self.settings.target_q)
-            found = {id(outcome) for outcome, yes in zip(outcomes, rejected, strict=True) if yes}
-        return [o for o in candidates if id(o) not in found and not self._settled(o)]
 
     def _settled(self, outcome: Outcome) -> bool:
         gains = outcome.gains()
@@ -290,49 +283,34 @@ class Evaluator:
 
     # -- base model and edits ----------------------------------------------------------------------------
 
-    def _measure_base(self, outcomes: Sequence[Outcome], known: Known) -> None:
+    def _measure_base(self, outcomes: Outcomes, network: Switchable) -> None:
         """The own caption with the network switched off, on the draws that the image had with it."""
-        assert self.network is not None
-        count = self._count("images without the LoRA", len(outcomes))
-        conditions = max([1, *(len(outcome.names) for outcome in outcomes)])
-        size = self.settings.batch_size * conditions
-        chunks = _groups(outcomes, lambda o: (o.item.bucket, o.num_draws), size)
-        with self.network.enabled(False):
+        items, num_draws = outcomes.items, outcomes.num_draws
+        count = self._count("images without the LoRA", len(items))
+        size = self.settings.batch_size * max(map(self._num_conditions, items), default=1)
+        chunks = _groups(range(len(items)), lambda i: (items[i].bucket, num_draws[i]), size)
+        with network.enabled(False):
             for chunk in chunks:
-                found = [known.get((BASE_STAGE, outcome.key, 0)) for outcome in chunk]
-                missing = any(
-                    record is None or len(record.t) != outcome.num_draws
-                    for record, outcome in zip(found, chunk, strict=True)
-                )
+                begun, draws = [self._begun(items[i]) for i in chunk], range(num_draws[chunk[0]])
+                missing = any(self._known(BASE_STAGE, outcome.key, draws, 1) is None for outcome in begun)
                 if missing:
                     count.begin()
-                    found = self._measure_chunk(BASE_STAGE, chunk, range(chunk[0].num_draws), [OWN])
-                for outcome, record in zip(chunk, found, strict=True):
-                    assert record is not None
-                    outcome.base_losses = numpy.array(record.losses[0])
+                    self._measure_chunk(BASE_STAGE, begun, draws, [OWN])
                 count.end(len(chunk), measured=missing)
 
-    def _measure_edits(
-        self,
-        outcomes: Sequence[Outcome],
-        edits: Mapping[str, list[Edit]],
-        known: Known,
-    ) -> None:
+    def _measure_edits(self, outcomes: Outcomes, edits: EditsOf) -> None:
         """Each image's changed captions on its first draws."""
         count = self._count("images, changed captions", len(outcomes))
-        for outcome in outcomes:
-            outcome.edits, missing = list(edits.get(outcome.key, [])), False
-            if outcome.edits:
-                record = known.get((EDIT_STAGE, outcome.key, 0))
-                missing = record is None or len(record.losses) != len(outcome.edits)
-                if record is None or missing:
-                    count.begin()
-                    record = self._edited(outcome)
-                    self.records.append([record])
-                outcome.edit_losses = numpy.array(record.losses)
+        for item, num_draws in zip(outcomes.items, outcomes.num_draws, strict=True):
+            outcome = self._begun(item)
+            self._add_edits(outcome, edits)
+            missing = bool(outcome.edits) and outcome.edit_losses is None
+            if missing:
+                count.begin()
+                self.records.append([self._edited(outcome, range(min(BLOCK, num_draws)))])
             count.end(1, measured=missing)
 
-    def _edited(self, outcome: Outcome, num_draws: int = BLOCK) -> Record:
+    def _edited(self, outcome: Outcome, draws: range) -> Record:
         rows, t = [], []
         step = max(1, self.settings.batch_size * len(outcome.names))
         latents = self.encodings.latents(outcome.item)
@@ -340,7 +318,7 @@ class Evaluator:
             # Nobody asks for these texts a second time, so they are not kept on disk.
             texts = [edit.caption for edit in outcome.edits[start : start + step]]
             subject = Subject(outcome.item, latents, [self.encodings.passing_prompt(text) for text in texts])
-            measured = self._forward([subject], range(min(num_draws, outcome.num_draws)))
+            measured = self._forward([subject], draws)
             rows += measured.losses[0].tolist()
             t = measured.t[0].tolist()
         return Record(outcome.key, EDIT_STAGE, 0, rows, t)
@@ -379,13 +357,11 @@ class _Count:
         self.progress(self.what, self.done, self.total)
 
 
-def _groups(
-    outcomes: Sequence[Outcome], kind: Callable[[Outcome], Hashable], size: int
-) -> Iterator[list[Outcome]]:
-    """Groups of at most `size` outcomes of one kind, in their order."""
-    kinds: dict[Hashable, list[Outcome]] = {}
-    for outcome in outcomes:
-        kinds.setdefault(kind(outcome), []).append(outcome)
+def _groups(which: Sequence[int], kind: Callable[[int], Hashable], size: int) -> Iterator[Sequence[int]]:
+    """Groups of at most `size` of some numbers, of one kind, in their order."""
+    kinds: dict[Hashable, array[int]] = {}
+    for each in which:
+        kinds.setdefault(kind(each), array("L")).append(each)
     for group in kinds.values():
         for start in range(0, len(group), size):
             yield group[start : start + size]

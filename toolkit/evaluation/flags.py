@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # Share of the data set's typical gain below which a caption is said to do nothing.
@@ -127,15 +127,21 @@ def hints(caption: str) -> list[Reason]:
     return found
 
 
-def caption_copies(captions: Sequence[str]) -> Counter[str]:
+def caption_copies(captions: Iterable[str]) -> Counter[str]:
     """How many images have each caption; upper and lower case count alike."""
     return Counter(caption.casefold() for caption in captions if caption.strip())
 
 
-def shared_on_purpose(copies: Mapping[str, int]) -> bool:
-    """Whether captions are meant for several images: at least half of all, and three, share theirs."""
+def unmeant_copies(captions: Iterable[str]) -> tuple[Counter[str], int]:
+    """(how many images have each caption without meaning to, how many share theirs on purpose).
+
+    Sharing is meant where at least half of all images do it, and three; then no copy is unmeant.
+    """
+    copies = caption_copies(captions)
     shared = sum(count for count in copies.values() if count > 1)
-    return shared >= 3 and 2 * shared >= sum(copies.values())
+    if shared >= 3 and 2 * shared >= sum(copies.values()):
+        return Counter(), shared
+    return copies, 0
 
 
 def overlap(first: str, second: str) -> float:

@@ -5,9 +5,11 @@ Images come with the worst caption first. Plots are drawn as SVG by the template
 
 from __future__ import annotations
 
+import heapq
 import math
+from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,30 +85,31 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"share": share, "signed": signed}
-    gains, order = _gone_through(report)
+    gains, worst = _gone_through(report)
     scale = Scale.of([gain for each in gains.values() for gain in each])
     return environment.get_template("report.html").render(
         report=report,
-        images=[_shown(report.images[place], scale) for place in order[:MAX_SHOWN]],
-        num_left_out=max(0, len(order) - MAX_SHOWN),
-        plots=[
-            (dataset, histogram(gains.get(dataset.path, [])), curves(dataset)) for dataset in report.datasets
-        ],
+        images=[_shown(report.images[place], scale) for place in worst],
+        num_left_out=len(report.images) - len(worst),
+        plots=[(dataset, histogram(gains[dataset.path]), curves(dataset)) for dataset in report.datasets],
         flags=FLAGS | HINTS,
         width=WIDTH,
         height=HEIGHT,
     )
 
 
-def _gone_through(report: Report) -> tuple[dict[str, list[float]], list[int]]:
-    """The gains of each data set by its path, and the places of the images, the worst caption first."""
-    gains: dict[str, list[float]] = defaultdict(list)
-    keys = []
-    for place, image in enumerate(report.images):
-        keys.append((*badness(image), place))
-        if image.log_ratio is not None:
-            gains[image.dataset].append(image.log_ratio.mean)
-    return gains, [place for _, _, place in sorted(keys)]
+def _gone_through(report: Report) -> tuple[dict[str, array[float]], list[int]]:
+    """The gains of each data set by its path, and the places of the images shown, the worst caption first."""
+    gains: dict[str, array[float]] = defaultdict(lambda: array("d"))
+
+    def keys() -> Iterator[tuple[bool, float, int]]:
+        for place, image in enumerate(report.images):
+            if image.log_ratio is not None:
+                gains[image.dataset].append(image.log_ratio.mean)
+            yield *badness(image), place
+
+    worst = heapq.nsmallest(MAX_SHOWN, keys())
+    return gains, [place for _, _, place in worst]
 
 
 def _shown(image: ImageReport, scale: Scale) -> tuple[ImageReport, str | None, Whisker | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -24,7 +25,7 @@ class ImageStore(Sequence[ImageReport]):
         with atomic.reporting(folder / "images"):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this object
         weakref.finalize(self, self._file.close)
-        self._ends = [0]
+        self._ends = array("Q", [0])
 
     def append(self, image: ImageReport) -> None:
         """Add a report."""

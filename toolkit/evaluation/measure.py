@@ -19,6 +19,7 @@ from toolkit.data.items import Batch, MediaItem
 from toolkit.diffusion.criteria import Criterion, mse
 from toolkit.diffusion.diffusion_loss import errors_of, noise_latents
 from toolkit.evaluation.draws import Design
+from toolkit.evaluation.outcomes import content_of
 from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning, concat
 
@@ -38,13 +39,6 @@ class Measured:
 
     losses: Tensor
     t: Tensor
-
-
-def content_of(item: MediaItem) -> str:
-    """What stands for an image in its draws: the bytes of its file, and how it is cut."""
-    place = item.placement
-    cut = (place.scaled_width, place.scaled_height, place.left, place.top, place.flip_x, place.flip_y)
-    return f"{item.sha256} {item.bucket.width}x{item.bucket.height} {cut}"
 
 
 @torch.inference_mode()

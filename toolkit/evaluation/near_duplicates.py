@@ -18,29 +18,30 @@ from PIL import Image
 
 from toolkit.data.image_files import open_rgb
 from toolkit.data.items import MediaItem
+from toolkit.data.prefetch import map_in_pieces
 from toolkit.evaluation.flags import Reason, overlap
 
 NEAR_BITS = 4  # of 64: re-encoded or scaled copies differ by less
 CLEARLY = 4  # of 255
 NEAR_COLOUR = 5.0  # of 255: root mean square over an 8 x 8 thumbnail
 MIN_OVERLAP = 0.5  # of the words of two captions
-_BLOCK = 128  # rows of the table of distances at once
-_PAIRS = 1 << 16  # candidates compared in colour at once
+_DISTANCES = 1 << 18  # of the table of all pairs at once
+_PAIRS = 1 << 12  # candidates compared in colour at once
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a picture looks from afar: 64 bits, and its 8 x 8 colours (192,) in [0, 255]."""
+    """How a picture looks from afar: 64 bits, and its 8 x 8 colours, 192 bytes."""
 
     bits: int
-    colours: NDArray[numpy.float32]
+    colours: bytes
 
 
 def look_of(image: Image.Image) -> Look:
     """The look of an RGB picture."""
     grey = numpy.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=numpy.int16)
     bits = (grey[:, 1:] > grey[:, :-1] + CLEARLY).ravel()
-    colours = numpy.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=numpy.float32).ravel()
+    colours = image.resize((8, 8), Image.Resampling.BOX).tobytes()
     return Look(int.from_bytes(numpy.packbits(bits).tobytes(), "big"), colours)
 
 
@@ -57,13 +58,15 @@ def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
     if not looks:
         return
     values: NDArray[numpy.uint64] = numpy.array([look.bits for look in looks], dtype=numpy.uint64)
-    colours = numpy.stack([look.colours for look in looks])
-    for start in range(0, len(values), _BLOCK):
-        distance = numpy.bitwise_count(values[start : start + _BLOCK, None] ^ values[None, start:])
+    joined = numpy.frombuffer(b"".join(look.colours for look in looks), dtype=numpy.uint8)
+    colours = joined.reshape(len(looks), -1)
+    block = max(1, _DISTANCES // len(values))
+    for start in range(0, len(values), block):
+        distance = numpy.bitwise_count(values[start : start + block, None] ^ values[None, start:])
         rows, columns = numpy.nonzero(numpy.triu(distance <= NEAR_BITS, k=1))
         for first in range(0, len(rows), _PAIRS):
             i, j = rows[first : first + _PAIRS] + start, columns[first : first + _PAIRS] + start
-            near = ((colours[i] - colours[j]) ** 2).mean(axis=1) <= NEAR_COLOUR**2
+            near = ((colours[i].astype(numpy.float32) - colours[j]) ** 2).mean(axis=1) <= NEAR_COLOUR**2
             yield from zip(i[near].tolist(), j[near].tolist(), strict=True)
 
 
@@ -71,7 +74,7 @@ def look_at_all(paths: Sequence[Path]) -> list[Look]:
     """The looks of pictures' files, in their order. Raises DatasetError."""
     # Pillow decodes outside the interpreter lock.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(look_at, paths))
+        return list(map_in_pieces(pool, look_at, paths))
 
 
 def twins(items: Sequence[MediaItem]) -> dict[Path, Reason]:

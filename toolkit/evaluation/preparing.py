@@ -16,8 +16,7 @@ from toolkit.data.scan import scan_dataset
 from toolkit.errors import ConfigError, DatasetError, JobStopped, Problem
 from toolkit.evaluation.contrasts import sampled
 from toolkit.evaluation.edits import Edit, Vocabulary, leave_one_out, swap_one
-from toolkit.evaluation.evaluate import key_of
-from toolkit.evaluation.measure import content_of
+from toolkit.evaluation.outcomes import content_of
 from toolkit.evaluation.request import EvalRequest
 from toolkit.models.catalogue import find_architecture
 from toolkit.models.geometry import read_json, size_multiple
@@ -123,11 +122,17 @@ def _chosen(items: Sequence[MediaItem], request: EvalRequest) -> list[MediaItem]
     return [items[i] for i in sampled(contents, seed=seed, fraction=request.sample_fraction, limit=limit)]
 
 
-def set_windows(model: Architecture, captions: Iterable[str]) -> dict[str, int]:
-    """The windows of tokens that each caption needs; the model is set to the most among those it can read."""
-    needed = {caption: model.windows_needed(caption) for caption in captions}
-    model.num_windows = max([1, *(count for count in needed.values() if count <= model.max_windows)])
-    return needed
+def set_windows(model: Architecture, captions: Iterable[str]) -> frozenset[str]:
+    """Set the model to the most windows of tokens that a caption needs; those that it cannot read whole."""
+    most, unreadable = 1, set()
+    for caption in captions:
+        needed = model.windows_needed(caption)
+        if needed > model.max_windows:
+            unreadable.add(caption)
+        else:
+            most = max(most, needed)
+    model.num_windows = most
+    return frozenset(unreadable)
 
 
 def capacity(model: Architecture) -> int:
@@ -147,18 +152,18 @@ def capacity(model: Architecture) -> int:
 
 
 def edits_of(
-    items: Sequence[MediaItem], captions: Iterable[str], *, seed: int, fits: Callable[[str], bool]
-) -> dict[str, list[Edit]]:
-    """The changed captions of every image, by its key; those that the model cannot read are left out."""
+    captions: Iterable[str], *, seed: int, fits: Callable[[str], bool]
+) -> Callable[[MediaItem], list[Edit]]:
+    """item -> its changed captions that fit. captions: of the whole data set."""
     vocabulary = Vocabulary.of(captions)
-    found = {}
-    for item in items:
+
+    def edits(item: MediaItem) -> list[Edit]:
         swaps = swap_one(
             item.caption, vocabulary, seed=seed, content=item.sha256, per_part=MAX_SWAPS_PER_PART
         )
-        edits = [*leave_one_out(item.caption), *swaps]
-        found[key_of(item)] = [edit for edit in edits if fits(edit.caption)]
-    return found
+        return [edit for edit in [*leave_one_out(item.caption), *swaps] if fits(edit.caption)]
+
+    return edits
 
 
 def file_hash(path: Path) -> str:

@@ -1,19 +1,21 @@
 """What was measured so far, in a file that a later start goes on from. Torch-free.
 
 One JSON object a line, appended whole and flushed: a line that a kill cut short is not read. The first line
-names the design; a file of another design is set aside, never mixed in.
+names the design; a file of another design is set aside, never mixed in. In memory is where each record lies,
+never the records: there may be very many.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import Problem, RunError
+from toolkit.seeding import keyed_seed
 
 SCHEMA_VERSION = 1
 
@@ -29,6 +31,9 @@ class Record:
     t: list[float]
 
 
+_NAMES = tuple(each.name for each in fields(Record))
+
+
 class RecordFile:
     """Append-only records of one design. Raises RunError if the file cannot be written."""
 
@@ -36,34 +41,52 @@ class RecordFile:
         self.path = path
         self.design = design
         self.notes: list[str] = []
+        self._places: dict[int, int] = {}  # by a hash of stage, key and first draw: where the line begins
 
-    def load(self) -> list[Record]:
-        """The records of this design that were written whole; those of another are set aside."""
+    def open(self) -> None:
+        """Look up what an earlier start wrote whole; a file of another design is set aside."""
+        self._places.clear()
         try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            with self.path.open("rb") as file:
+                header = _parse(file.readline())
+                ours = header.get("schema_version") == SCHEMA_VERSION and header.get("design") == self.design
+                place = file.tell()
+                for line in file if ours else ():
+                    self._add(_record(line), place)
+                    place += len(line)
         except FileNotFoundError:
-            return []
-        rows = [row for row in map(_parse, lines) if row is not None]
-        header = rows[0] if rows else {}
-        if header.get("schema_version") != SCHEMA_VERSION or header.get("design") != self.design:
+            return
+        if not ours:
             aside = self.path.with_name(f"{self.path.name}.other")
             self.path.replace(aside)
             self.notes.append(f"{self.path.name} holds measurements of other settings; moved to {aside.name}")
-            return []
-        names = [each.name for each in fields(Record)]
-        return [Record(*(row[name] for name in names)) for row in rows[1:] if all(n in row for n in names)]
 
-    def append(self, records: Iterable[Record]) -> None:
+    def get(self, stage: str, key: str, first: int) -> Record | None:
+        """The last record of an image's stage from a draw on, or None if there is none (or no more)."""
+        place = self._places.get(_hash(stage, key, first))
+        if place is None:
+            return None
+        try:
+            with self.path.open("rb") as file:
+                file.seek(place)
+                found = _record(file.readline())
+        except FileNotFoundError:
+            return None
+        asked = (stage, key, first)
+        return found if found is not None and (found.stage, found.key, found.first) == asked else None
+
+    def append(self, records: Sequence[Record]) -> None:
         """Add records, on disk when this returns."""
-        text = "".join(json.dumps(asdict(record), separators=(",", ":")) + "\n" for record in records)
+        lines = [_line(asdict(record)) for record in records]
         try:
             if not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                text = json.dumps({"schema_version": SCHEMA_VERSION, "design": self.design}) + "\n" + text
-            elif not _ends_with_newline(self.path):
-                text = "\n" + text  # after a line that a kill cut short
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+                head = _line({"schema_version": SCHEMA_VERSION, "design": self.design})
+            else:
+                head = b"" if _ends_with_newline(self.path) else b"\n"  # after a line that a kill cut short
+            with self.path.open("ab") as file:
+                place = file.tell() + len(head)
+                file.write(head + b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -71,10 +94,25 @@ class RecordFile:
             raise RunError(
                 Problem("eval.cannot_write", reason, file=str(self.path), remedy="choose another --out-dir")
             ) from error
+        for record, line in zip(records, lines, strict=True):
+            self._add(record, place)
+            place += len(line)
+
+    def _add(self, record: Record | None, place: int) -> None:
+        if record is not None:
+            self._places[_hash(record.stage, record.key, record.first)] = place
 
     def remove(self) -> None:
         """Delete the file: what it held is in the report now."""
         self.path.unlink(missing_ok=True)
+
+
+def _hash(stage: str, key: str, first: int) -> int:
+    return keyed_seed("eval-record", stage, key, first)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
 
 
 def _ends_with_newline(path: Path) -> bool:
@@ -85,9 +123,15 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any]:
+    """The object of a line; an empty one for a line that a kill cut short, or that is none."""
     try:
         row = json.loads(line)
     except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _record(line: bytes) -> Record | None:
+    row = _parse(line)
+    return Record(*(row[name] for name in _NAMES)) if all(name in row for name in _NAMES) else None

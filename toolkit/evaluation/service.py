@@ -19,10 +19,11 @@ from toolkit.evaluation.contrasts import CaptionPool, design_hash
 from toolkit.evaluation.debug_logs import DebugLogs, noise_lines
 from toolkit.evaluation.draws import noise_std
 from toolkit.evaluation.encodings import Encodings
-from toolkit.evaluation.evaluate import Evaluator, Outcome
-from toolkit.evaluation.flags import Reason, caption_copies, shared_on_purpose, text_reasons
+from toolkit.evaluation.evaluate import Evaluator
+from toolkit.evaluation.flags import Reason, text_reasons, unmeant_copies
 from toolkit.evaluation.image_store import ImageStore
 from toolkit.evaluation.near_duplicates import twins
+from toolkit.evaluation.outcomes import Outcome
 from toolkit.evaluation.preparing import (
     Dataset,
     capacity,
@@ -118,7 +119,8 @@ class _Run:
         self.watcher = watcher
         model: Architecture = sd.architecture.freeze()
         self.model = model
-        self.windows = set_windows(model, [item.caption for each in datasets for item in each.items])
+        captions = {item.caption for each in datasets for item in each.items}
+        self.unreadable = set_windows(model, captions)
         # Before a LoRA changes what the denoiser and the text encoders consist of.
         denoisers = [module_hash(module) for module in model.denoisers.values()]
         self.model_hash = design_hash([*denoisers, model.vae_hash, model.text_encoder_hash])
@@ -128,7 +130,7 @@ class _Run:
         self.encodings = Encodings(model, cache_root(), strength=strength)
         self.lora_sha256 = file_hash(resolve_path(request.lora)) if request.lora else None
         self.images = ImageStore(request.out_dir)
-        self.draws: list[int] = []
+        self.num_draws = self.num_measured = 0
         self.notes: list[str] = []
         self.finished: list[RecordFile] = []
         self.num_forwards = 0
@@ -170,8 +172,7 @@ class _Run:
         )
         edits = None
         if request.edits or request.suggest:
-            fits = self.fits
-            edits = edits_of(measured, (item.caption for item in dataset.items), seed=seed, fits=fits)
+            edits = edits_of((item.caption for item in dataset.items), seed=seed, fits=self.fits)
         outcomes = evaluator.run(measured, edits)
         logs = DebugLogs(
             request.out_dir, captions=request.debug_captions, conditioning=request.log_conditioning
@@ -193,12 +194,13 @@ class _Run:
         """The same, each kept for the report of all."""
         for image in images:
             self.images.append(image)
-            self.draws.append(image.num_draws)
+            self.num_draws += image.num_draws
+            self.num_measured += image.num_draws > 0
             yield image
 
     def readable(self, caption: str) -> bool:
         """Whether the model can read a caption whole."""
-        return self.windows.get(caption, 1) <= self.model.max_windows
+        return caption not in self.unreadable
 
     def fits(self, caption: str) -> bool:
         """Whether a new caption fits into the windows that the captions here have."""
@@ -213,15 +215,12 @@ class _Run:
     def _reports(self, dataset: Dataset, outcomes: Sequence[Outcome]) -> Iterator[ImageReport]:
         """The reports of a data set's chosen images, in their order."""
         request = self.request
-        captions = [item.caption for item in dataset.items]
-        copies = caption_copies(captions)
-        if shared_on_purpose(copies):
-            shared = sum(count for count in copies.values() if count > 1)
+        copies, shared = unmeant_copies(item.caption for item in dataset.items)
+        if shared:
             self.notes.append(
-                f"{dataset.path}: {shared} of {len(captions)} images share their caption with others; "
+                f"{dataset.path}: {shared} of {len(dataset.items)} images share their caption with others; "
                 "that is taken for meant, and duplicate captions are not flagged"
             )
-            copies.clear()
         context = Context(
             name=lambda outcome: dataset.name(outcome.item),
             noise_std=self._noise_std,
@@ -230,7 +229,7 @@ class _Run:
             trigger=request.trigger_word,
             tokens=self._tokens,
             stopping=request.settings.stops_early,
-            captions=captions,
+            copies=copies,
             twins=twins(dataset.chosen),
             suggest=request.suggest,
             relative=request.relative_loss,
@@ -273,7 +272,6 @@ class _Run:
 
     def describe(self, started: datetime, seconds: float) -> RunReport:
         """What the report says of the run."""
-        draws = self.draws
         request, settings = self.request, self.request.settings
         return RunReport(
             job_name=request.job_name, step=request.step, model=request.model, arch=request.arch,
@@ -287,8 +285,8 @@ class _Run:
             false_discovery_rate=request.rate,
             eval_resolution=request.resolution or default_resolution(request.model),
             batch_size=settings.batch_size, dtype=str(request.dtype).removeprefix("torch."),
-            device=str(request.device), design=self.design, num_draws=sum(draws),
-            num_draws_full=sum(draw > 0 for draw in draws) * settings.num_draws,
+            device=str(request.device), design=self.design, num_draws=self.num_draws,
+            num_draws_full=self.num_measured * settings.num_draws,
             num_forwards=self.num_forwards,
             started=started.isoformat(timespec="seconds"), seconds=round(seconds, 3),
             versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},

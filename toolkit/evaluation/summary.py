@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics as plain
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,8 @@ import numpy
 from toolkit.evaluation.flags import (
     Measurement,
     Reason,
-    caption_copies,
     hints,
     measured_reasons,
-    shared_on_purpose,
     text_reasons,
 )
 from toolkit.evaluation.report import (
@@ -49,7 +48,7 @@ from toolkit.evaluation.statistics import (
 )
 
 if TYPE_CHECKING:
-    from toolkit.evaluation.evaluate import Outcome
+    from toolkit.evaluation.outcomes import Outcome
 
 NUM_CURVE_POINTS = 10
 
@@ -60,8 +59,9 @@ class Context:
 
     name: path of an outcome in the report. noise_std: t -> standard deviation of the noise. tokens: caption
     -> (its tokens, the most that can be read). stopping: draws were stopped by what they said. twins: reasons
-    by path for pictures that look the same. suggest: name the exchange that fits best. relative: tell losses
-    also as shares of their mean.
+    by path for pictures that look the same. copies: how many images have a caption without meaning to (see
+    flags.unmeant_copies). suggest: name the exchange that fits best. relative: tell losses also as shares of
+    their mean.
     """
 
     name: Callable[[Outcome], str]
@@ -71,7 +71,7 @@ class Context:
     trigger: str | None = None
     tokens: Callable[[str], tuple[int, int]] | None = None
     stopping: bool = False
-    captions: Sequence[str] = ()
+    copies: Counter[str] = field(default_factory=Counter)
     twins: Mapping[Path, Reason] = field(default_factory=dict)
     suggest: bool = False
     relative: bool = True
@@ -94,23 +94,21 @@ def summarise(outcomes: Sequence[Outcome], context: Context) -> list[ImageReport
 
 def summaries(outcomes: Sequence[Outcome], context: Context, kept: Kept) -> Iterator[ImageReport]:
     """The same one by one. kept: empty; has them until all images are known, which some fields need."""
-    known = _Known(context)
+    known, items = _Known(context), []
     for outcome in outcomes:
+        items.append(outcome.item)
         report = _effects(outcome, context)
         known.add(report)
         kept.append(report)
     p_of, other_of, typical, mean = known.judge()
-    copies = caption_copies(context.captions)
-    if shared_on_purpose(copies):
-        copies.clear()
-    for outcome, report in zip(outcomes, kept, strict=True):
+    for item, report in zip(items, kept, strict=True):
         if report.p_value is not None:
             report.q_value = next(p_of)
         if report.best_other is not None:
             report.best_other.q_value = next(other_of)
-        reasons = _reasons(report, context, typical, copies[report.caption.casefold()])
-        if outcome.item.path in context.twins:
-            reasons.append(context.twins[outcome.item.path])
+        reasons = _reasons(report, context, typical)
+        if item.path in context.twins:
+            reasons.append(context.twins[item.path])
         report.reasons = [ReasonReport(code=r.code, message=r.message) for r in reasons]
         report.hints = [ReasonReport(code=r.code, message=r.message) for r in hints(report.caption)]
         report.flagged = bool(reasons)
@@ -124,10 +122,7 @@ class _Known:
 
     def __init__(self, context: Context) -> None:
         self._stopping = context.stopping
-        self._evidence: list[float] = []
-        self._others: list[float] = []
-        self._gains: list[float] = []
-        self._losses: list[float] = []
+        self._evidence, self._others, self._gains, self._losses = (array("d") for _ in range(4))
 
     def add(self, report: ImageReport) -> None:
         """Take what is needed from a report."""
@@ -253,7 +248,7 @@ def _add_edits(report: ImageReport, outcome: Outcome, *, suggest: bool) -> None:
         report.suggestion = swaps[0] if suggest and swaps[0].log_ratio < 0 else None
 
 
-def _reasons(report: ImageReport, context: Context, typical: float, copies: int) -> list[Reason]:
+def _reasons(report: ImageReport, context: Context, typical: float) -> list[Reason]:
     reasons: list[Reason] = []
     if (
         report.log_ratio is not None
@@ -279,20 +274,21 @@ def _reasons(report: ImageReport, context: Context, typical: float, copies: int)
         trigger=context.trigger,
         num_tokens=num_tokens,
         max_tokens=max_tokens,
-        copies=copies,
+        copies=context.copies[report.caption.casefold()],
     )
 
 
 def dataset_report(path: str, num_images: int, images: Iterable[ImageReport], *, seed: int) -> DatasetReport:
     """All images of a data set together; they are gone through once."""
-    losses, gains, base, ranks = [], [], [], []
-    num_flagged, reasons = 0, Counter[str]()
+    losses, gains, base = (array("d") for _ in range(3))
+    num_flagged, num_ranked, num_first, reasons = 0, 0, 0, Counter[str]()
     draws = _Draws()
     for image in images:
-        losses += [image.loss] if image.loss is not None else []
-        gains += [image.log_ratio.mean] if image.log_ratio is not None else []
-        base += [image.base.log_ratio.mean] if image.base is not None else []
-        ranks += [image.rank] if image.rank is not None else []
+        losses.extend([image.loss] if image.loss is not None else [])
+        gains.extend([image.log_ratio.mean] if image.log_ratio is not None else [])
+        base.extend([image.base.log_ratio.mean] if image.base is not None else [])
+        num_ranked += image.rank is not None
+        num_first += image.rank == 1
         num_flagged += image.flagged
         reasons.update(reason.code for reason in image.reasons)
         draws.add(image.draws)
@@ -306,7 +302,7 @@ def dataset_report(path: str, num_images: int, images: Iterable[ImageReport], *,
         median_log_ratio=plain.median(gains) if gains else None,
         base_log_ratio=interval(bootstrap_interval(base, seed=seed)) if base else None,
         share_helped=sum(gain > 0 for gain in gains) / len(gains) if gains else None,
-        retrieval_top1=sum(rank == 1 for rank in ranks) / len(ranks) if ranks else None,
+        retrieval_top1=num_first / num_ranked if num_ranked else None,
         num_flagged=num_flagged,
         reasons=dict(reasons),
         curve=draws.curve(),
@@ -332,39 +328,37 @@ def summary_lines(report: Report) -> list[str]:
 
 
 class _Draws:
-    """Levels and losses of the draws of many images."""
+    """Levels and losses of the draws of many images, added up in equal parts of the schedule."""
 
     def __init__(self) -> None:
-        self._t: list[Floats] = []
-        self._own: list[Floats] = []
-        self._blank: list[Floats] = []
+        self._sums = numpy.zeros((5, NUM_CURVE_POINTS))  # of 1, t, loss, loss without caption, log ratio
         self._known = True
 
     def add(self, draws: DrawsReport | None) -> None:
         """Take those of an image, if it has any."""
         if draws is None:
             return
-        blank = draws.loss_with_blank
-        self._known = self._known and blank is not None
-        self._t.append(numpy.array(draws.t))
-        self._own.append(numpy.array(draws.loss_with_caption))
-        self._blank.append(numpy.array(draws.loss_with_caption if blank is None else blank))
+        t, own = numpy.array(draws.t), numpy.array(draws.loss_with_caption)
+        self._known = self._known and draws.loss_with_blank is not None
+        blank = numpy.array(draws.loss_with_blank) if self._known else own
+        parts = numpy.minimum(NUM_CURVE_POINTS - 1, (t * NUM_CURVE_POINTS - 1e-9).astype(int))
+        for sums, values in zip(
+            self._sums, (numpy.ones_like(t), t, own, blank, log_ratios(blank, own)), strict=True
+        ):
+            numpy.add.at(sums, parts, values)
 
     def curve(self) -> list[CurvePoint]:
-        """Mean losses in equal parts of the schedule; parts without draws are left out."""
-        if not self._t:
-            return []
-        t, own, blank = (numpy.concatenate(values) for values in (self._t, self._own, self._blank))
-        parts = numpy.minimum(NUM_CURVE_POINTS - 1, (t * NUM_CURVE_POINTS - 1e-9).astype(int))
+        """Mean losses in the parts of the schedule; those without draws are left out."""
+        count, t, own, blank, ratio = self._sums
         return [
             CurvePoint(
-                t=float(t[inside].mean()),
-                num_draws=int(inside.sum()),
-                loss_with_caption=float(own[inside].mean()),
-                loss_with_blank=float(blank[inside].mean()) if self._known else None,
-                log_ratio=float(log_ratios(blank[inside], own[inside]).mean()) if self._known else None,
+                t=float(t[part] / count[part]),
+                num_draws=int(count[part]),
+                loss_with_caption=float(own[part] / count[part]),
+                loss_with_blank=float(blank[part] / count[part]) if self._known else None,
+                log_ratio=float(ratio[part] / count[part]) if self._known else None,
             )
-            for inside in (parts == part for part in numpy.unique(parts))
+            for part in numpy.flatnonzero(count)
         ]
 
 

@@ -13,12 +13,11 @@ from toolkit.evaluation.flags import (
     FLAGS,
     HINTS,
     Measurement,
-    caption_copies,
     hints,
     measured_reasons,
     overlap,
-    shared_on_purpose,
     text_reasons,
+    unmeant_copies,
 )
 
 TEXTS = [f"caption {i}" for i in range(40)]
@@ -198,11 +197,12 @@ def test_what_can_be_read_off_a_caption():
 
 
 def test_a_caption_of_most_images_is_meant_for_them():
-    assert shared_on_purpose(caption_copies(["a zrb"] * 40 + ["a zrb by night"] * 20))
-    assert not shared_on_purpose(caption_copies(["a cat", "A Cat", "a dog", "a bird", "a fish"]))
-    assert not shared_on_purpose(caption_copies(["a cat", "a cat", "a dog"]))
-    assert shared_on_purpose(caption_copies([f"a zrb on {i % 8}" for i in range(24)]))
-    assert not shared_on_purpose(caption_copies([]))
+    assert unmeant_copies(["a zrb"] * 40 + ["a zrb by night"] * 20) == ({}, 60)
+    copies, shared = unmeant_copies(["a cat", "A Cat", "a dog", "a bird", "a fish"])
+    assert (copies["a cat"], copies["a dog"], shared) == (2, 1, 0)
+    assert unmeant_copies(["a cat", "a cat", "a dog"])[1] == 0
+    assert unmeant_copies([f"a zrb on {i % 8}" for i in range(24)])[1] == 24
+    assert unmeant_copies([]) == ({}, 0)
 
 
 def test_overlap_counts_words():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +18,14 @@ from toolkit.data.items import Batch
 from toolkit.data.scan import scan_dataset
 from toolkit.diffusion.criteria import mse
 from toolkit.diffusion.diffusion_loss import diffusion_loss
-from toolkit.errors import JobStopped, ModelError
+from toolkit.errors import JobStopped, ModelError, RunError
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
 from toolkit.evaluation.edits import Edit
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
-from toolkit.evaluation.evaluate import Evaluator, Settings, key_of
-from toolkit.evaluation.measure import Subject, content_of, measure
+from toolkit.evaluation.evaluate import Evaluator, Settings
+from toolkit.evaluation.measure import Measured, Subject, measure
+from toolkit.evaluation.outcomes import Outcome, content_of
 from toolkit.evaluation.records import RecordFile
 from toolkit.model_utils import load_model_for_inference
 
@@ -242,8 +246,8 @@ def test_the_base_is_measured_on_the_same_draws(model, evaluate, items):
 
 def test_changed_captions_are_measured_on_the_first_draws(evaluate, items):
     item = items[0]
-    edits = {key_of(item): [Edit(item.caption, "nothing"), Edit(items[4].caption, "all", "other")]}
-    same, other = evaluate([item], edits=edits, num_draws=8, num_others=0)[0].edit_losses
+    edits = [Edit(item.caption, "nothing"), Edit(items[4].caption, "all", "other")]
+    same, other = evaluate([item], edits=lambda item: edits, num_draws=8, num_others=0)[0].edit_losses
     assert len(same) == 4
     own = evaluate([item], num_draws=8)[0].of("own")[:4]
     assert same == pytest.approx(own, rel=1e-4)
@@ -255,3 +259,53 @@ def test_predictions_that_are_not_finite_are_told_with_their_picture(model, eval
     monkeypatch.setattr(model, "predict", lambda noisy, t, c: torch.full_like(noisy, torch.inf))
     with pytest.raises(ModelError, match=r"\.png.*not finite"):
         evaluate(items[:1])
+
+
+def test_equal_pictures_with_equal_captions_are_measured_once(evaluate, items):
+    outcomes = evaluate([items[0], items[1], items[0]])
+    assert evaluate.evaluator.num_forwards == 2 * DRAWS * 5
+    assert numpy.array_equal(outcomes[0].losses, outcomes[2].losses)
+
+
+def test_records_that_vanish_meanwhile_are_told(evaluate, items, tmp_path):
+    outcomes = evaluate(items[:2], file=tmp_path / "a.jsonl")
+    assert outcomes[1].num_draws == DRAWS
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(RunError, match=r"a\.jsonl.*changed or deleted"):
+        outcomes[1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"target_q": 0.2}, {"edits": lambda item: [Edit("a", "b", "c")]}])
+def test_what_was_measured_lies_on_disk(model, items, tmp_path, monkeypatch, settings):
+    """An image holds a few numbers in memory, not its losses, nor texts and keys: also where it goes on."""
+    captions = [f"{item.caption}, {index}" for item in items for index in range(200)]
+    many = [replace(items[index // 200], caption=text) for index, text in enumerate(captions)]
+    edits = settings.pop("edits", None)
+    told = Encodings(model, None).prompt("a red circle")
+    monkeypatch.setattr(Encodings, "prompt", lambda self, text: told)
+    monkeypatch.setattr(Encodings, "passing_prompt", lambda self, text: told)
+
+    def measured(model, subjects, draws, design, **how):
+        """No forward passes, which would be most of this test."""
+        shape = (len(subjects), len(subjects[0].conditions), len(draws))
+        return Measured(torch.rand(shape), torch.rand(shape[0], shape[2]))
+
+    monkeypatch.setattr("toolkit.evaluation.evaluate.measure", measured)
+
+    def run(which, name: str) -> Sequence[Outcome]:
+        wanted = Settings(num_draws=16, batch_size=8, **settings)
+        encodings, pool = Encodings(model, tmp_path / "cache"), CaptionPool(captions, seed=0)
+        return Evaluator(model, encodings, wanted, pool, RecordFile(tmp_path / name, "d")).run(which, edits)
+
+    run(many[:16], "warm.jsonl")
+    for _ in ("at first", "from its records"):
+        tracemalloc.start()
+        try:
+            outcomes = run(many, "a.jsonl")
+            gc.collect()
+            held, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert outcomes[-1].losses.shape == (9, outcomes.num_draws[-1])
+        assert held / len(many) < 700
+        assert most / len(many) < 1400

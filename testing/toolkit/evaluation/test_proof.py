@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +31,11 @@ from toolkit.data.items import MediaItem
 from toolkit.data.scan import scan_dataset
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
+from toolkit.evaluation.edits import Edit
 from toolkit.evaluation.encodings import Encodings
-from toolkit.evaluation.evaluate import Evaluator, Outcome, Settings
+from toolkit.evaluation.evaluate import Evaluator, Settings
 from toolkit.evaluation.measure import Measured, Subject, measure
+from toolkit.evaluation.outcomes import Outcome, Outcomes
 from toolkit.evaluation.preparing import edits_of
 from toolkit.evaluation.records import RecordFile
 from toolkit.evaluation.report import Report
@@ -95,7 +97,7 @@ class Run:
         self.records = "whole"
         self.kinds = numpy.array(self.planted.kinds)
 
-    def outcomes(self, num_draws: int, num_others: int, which: list[MediaItem], edits=None) -> list[Outcome]:
+    def outcomes(self, num_draws: int, num_others: int, which: list[MediaItem], edits=None) -> Outcomes:
         settings = Settings(Design(seed=self.seed), num_draws, BATCH, num_others=num_others)
         records = RecordFile(self.folder / f"{self.records}_{num_draws}_{num_others}.jsonl", "proof")
         pool = CaptionPool(self.planted.texts, seed=self.seed)
@@ -150,7 +152,7 @@ class Run:
 
         return losses(lambda item: "", 1) - losses(lambda item: item.caption, 2)
 
-    def flags(self, outcomes: list[Outcome]) -> Figures:
+    def flags(self, outcomes: Sequence[Outcome]) -> Figures:
         """Captions found to hurt at a false discovery rate of 0.1: how many wrongly; how many swapped."""
         context = Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset="d", rate=0.1)
         images = summarise(outcomes, context)
@@ -162,7 +164,7 @@ class Run:
             "power": hurts[self.kinds == WHOLE].mean(),
         }
 
-    def retrieval(self, outcomes: list[Outcome]) -> Figures:
+    def retrieval(self, outcomes: Sequence[Outcome]) -> Figures:
         """Whether a right caption fits best among its own and seven others, with two pairs."""
         right = [outcome for outcome, kind in zip(outcomes, self.kinds, strict=True) if not kind]
         context = Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset="d")
@@ -172,9 +174,12 @@ class Run:
         """Own caption against each exchange of one of its words, four draws: one wrong, and right ones."""
         ones = [item for item, kind in zip(self.items, self.kinds, strict=True) if kind == ONE]
         right = [item for item, kind in zip(self.items, self.kinds, strict=True) if not kind][:18]
-        edits = edits_of([*ones, *right], self.planted.texts, seed=self.seed, fits=lambda text: True)
-        edits = {key: [edit for edit in some if edit.replacement] for key, some in edits.items()}
-        outcomes = self.outcomes(4, 0, [*ones, *right], edits)
+        edits = edits_of(self.planted.texts, seed=self.seed, fits=lambda text: True)
+
+        def swaps(item: MediaItem) -> list[Edit]:
+            return [edit for edit in edits(item) if edit.replacement]
+
+        outcomes = self.outcomes(4, 0, [*ones, *right], swaps)
         context = Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset="d")
         images = summarise(outcomes, context)
         scores = [-(image.edit_contrast or 0.0) for image in images]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
 import pytest
 
 from toolkit.errors import RunError
@@ -10,50 +13,85 @@ from toolkit.evaluation.records import Record, RecordFile
 RECORDS = [Record(f"key{i}", "main", 0, [[0.1 * i, 0.2], [0.3, 0.4]], [0.5, 0.9]) for i in range(3)]
 
 
+def opened(path: Path, design: str = "design") -> RecordFile:
+    file = RecordFile(path, design)
+    file.open()
+    return file
+
+
+def held(file: RecordFile, asked: list[Record] = RECORDS) -> list[Record]:
+    """Those of some records that are found again."""
+    found = (file.get(record.stage, record.key, record.first) for record in asked)
+    return [record for record in found if record is not None]
+
+
 def test_records_come_back(tmp_path):
-    file = RecordFile(tmp_path / "made" / "a.jsonl", "design")
-    assert file.load() == []
+    file = opened(tmp_path / "made" / "a.jsonl")
+    assert held(file) == []
     file.append(RECORDS[:1])
     file.append(RECORDS[1:])
-    assert RecordFile(file.path, "design").load() == RECORDS
+    assert held(file) == held(opened(file.path)) == RECORDS
+    assert file.get("main", "key1", 4) is file.get("base", "key1", 0) is file.get("main", "key9", 0) is None
     file.remove()
     file.remove()
     assert not file.path.exists()
+    assert held(file) == []
+
+
+def test_the_last_record_counts(tmp_path):
+    file = opened(tmp_path / "a.jsonl")
+    later = Record("key1", "main", 0, [[7.0, 8.0]], [0.5, 0.9])
+    file.append([*RECORDS, later])
+    assert held(file) == held(opened(file.path)) == [RECORDS[0], later, RECORDS[2]]
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path, cut):
-    file = RecordFile(tmp_path / "a.jsonl", "design")
+    file = opened(tmp_path / "a.jsonl")
     file.append(RECORDS)
     file.path.write_bytes(file.path.read_bytes()[:-cut])
-    again = RecordFile(file.path, "design")
-    kept = RECORDS if cut == 1 else RECORDS[:2]  # one byte is the end of the line
-    assert again.load() == kept
-    again.append(RECORDS[:1])
-    assert RecordFile(file.path, "design").load() == [*kept, RECORDS[0]]
+    again = opened(file.path)
+    assert held(again) == (RECORDS if cut == 1 else RECORDS[:2])  # one byte is the end of the line
+    again.append(RECORDS[2:])
+    assert held(again) == held(opened(file.path)) == RECORDS
 
 
 def test_bytes_that_are_no_text_cost_their_line(tmp_path):
-    file = RecordFile(tmp_path / "a.jsonl", "design")
+    file = opened(tmp_path / "a.jsonl")
     file.append(RECORDS[:1])
     with file.path.open("ab") as stream:
         stream.write(b"\x00\xff\xfe{}\n" + b'{"key": "no losses"}\n')
     file.append(RECORDS[1:])
-    assert file.load() == RECORDS
+    assert held(file) == held(opened(file.path)) == RECORDS
     assert file.notes == []
 
 
 def test_another_design_is_set_aside(tmp_path):
-    RecordFile(tmp_path / "a.jsonl", "old").append(RECORDS)
-    file = RecordFile(tmp_path / "a.jsonl", "new")
-    assert file.load() == []
+    opened(tmp_path / "a.jsonl", "old").append(RECORDS)
+    file = opened(tmp_path / "a.jsonl", "new")
+    assert held(file) == []
     assert "a.jsonl.other" in file.notes[0]
     file.append(RECORDS[:1])
-    assert file.load() == RECORDS[:1]
-    assert RecordFile(tmp_path / "a.jsonl.other", "old").load() == RECORDS
+    assert held(file) == RECORDS[:1]
+    assert held(opened(tmp_path / "a.jsonl.other", "old")) == RECORDS
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be written"):
         RecordFile(tmp_path / "file" / "a.jsonl", "design").append(RECORDS)
+
+
+def test_memory_holds_where_records_lie_and_not_the_records(tmp_path):
+    """Of three thousand records with 4 KB of losses each, read back: a few dozen bytes for each."""
+    losses = [[0.1 + i] * 16 for i in range(9)]
+    first, count = opened(tmp_path / "a.jsonl"), 3000
+    first.append([Record(f"key{i}", "main", 0, losses, [0.5] * 16) for i in range(count)])
+    tracemalloc.start()
+    try:
+        file = opened(first.path)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert file.get("main", "key2999", 0).losses == losses
+    assert used / count < 200

@@ -15,10 +15,9 @@ from testing.eval_helpers import a_run, unseen, write
 from toolkit.data.scan import scan_dataset
 from toolkit.evaluation import html_report
 from toolkit.evaluation.edits import Edit
-from toolkit.evaluation.evaluate import Outcome, key_of
-from toolkit.evaluation.flags import Reason
+from toolkit.evaluation.flags import Reason, unmeant_copies
 from toolkit.evaluation.html_report import render, share
-from toolkit.evaluation.measure import content_of
+from toolkit.evaluation.outcomes import Outcome, content_of, key_of
 from toolkit.evaluation.report import DatasetReport, ImageReport, Report, report_name, report_schema
 from toolkit.evaluation.statistics import e_bh, q_values, signed_rank_p
 from toolkit.evaluation.summary import (
@@ -150,13 +149,15 @@ def test_an_empty_caption_is_flagged_and_not_tested(items, outcomes):
 def test_what_is_known_of_the_data_set_becomes_reasons(items, outcomes):
     captions = [items[3].caption.upper(), *(item.caption for item in items)]
     twin = {items[4].path: Reason("twin_images", "x.png looks the same")}
-    known = context(items, captions=captions, twins=twin, tokens=lambda text: (5, 3), trigger="zrb")
+    known = context(
+        items, copies=unmeant_copies(captions)[0], twins=twin, tokens=lambda text: (5, 3), trigger="zrb"
+    )
     images = summarise(outcomes, known)
     codes = {image.path: [reason.code for reason in image.reasons] for image in images}
     assert codes["003.png"] == ["caption_too_long", "trigger_missing", "duplicate_caption"]
     assert codes["004.png"][-1] == "twin_images"
     assert images[3].tokens_lost == 2
-    shared = summarise(outcomes, context(items, captions=[items[3].caption] * NUM))
+    shared = summarise(outcomes, context(items, copies=unmeant_copies([items[3].caption] * NUM)[0]))
     assert not shared[3].flagged
 
 
