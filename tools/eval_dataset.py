@@ -117,7 +117,7 @@ def _add_how(add: Callable[..., object]) -> None:
         action="store_true",
         help="also leave out and exchange each part of a caption: which word is wrong?",
     )
-    add("--suggest", action="store_true", help="the same, and propose the exchange that fits best")
+    add("--suggest", action="store_true", help="the same, and look for the word that fits better")
     add(
         "--target-se",
         type=float,

@@ -47,7 +47,7 @@ class EvalConfig(Section):
     edits: bool = Field(
         False, description="Also leave out and exchange each part of a caption: which word is wrong?"
     )
-    suggest: bool = Field(False, description="The same, and propose the exchange that fits best.")
+    suggest: bool = Field(False, description="The same, and look for the word that fits better.")
     target_se: Float | None = Field(
         None, gt=0, description="Stop an image when its mean log ratio is known to this standard error."
     )

@@ -2,20 +2,27 @@
 
 A caption with commas is a list of tags; any other is a sentence, whose parts are its words. What may stand in
 a part's place is learned from the data set: for a tag the other tags, for words the one or two that stand
-between the same neighbours in other captions ("on a [navy] background": "light blue", "cream" ...).
+between the same neighbours in other captions ("on a [navy] background": "light blue", "cream" ...), and the
+kin of those, which stand where they do ("teal", "in the [teal] sea").
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from toolkit.data.items import MediaItem
 from toolkit.seeding import keyed_random, keyed_seed
 
 START, END = "\x02", "\x03"
 MAX_WORDS = 2  # of a part of a sentence
+PER_PART = 4  # exchanges of a part that are tried at first
+NUM_KIN = 24  # that are tried for a part which looks wrong
+# Where more different things stand between two neighbours than this, the place says nothing of their kind.
+_TELLING = 64
 # Words that carry no picture; leaving them out says nothing about a caption.
 EMPTY_WORDS = frozenset((
     "a", "an", "the", "of", "on", "in", "at", "to", "with", "and", "or", "is", "are", "it", "its", "this",
@@ -58,6 +65,8 @@ class Vocabulary:
     tags: Counter[str] = field(default_factory=Counter)
     heads: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     slots: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    _lists: list[tuple[str, ...]] = field(default_factory=list)
+    _places: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     _every: list[str] = field(default_factory=list)
 
     @classmethod
@@ -66,12 +75,17 @@ class Vocabulary:
         made = cls()
         for caption in captions:
             if is_tag_list(caption):
-                made.tags.update(set(tags_of(caption)))
+                made._lists.append(tuple(map(sys.intern, sorted(set(tags_of(caption))))))
+                made.tags.update(made._lists[-1])
             else:
                 for left, phrase, right, _ in _phrases(caption):
                     made.slots[left, right][phrase] += 1
         for tag in sorted(made.tags):
             made.heads[tag.split()[-1].lower()].append(tag)
+        for place, phrases in made.slots.items():
+            if len(phrases) <= _TELLING:
+                for phrase in phrases:
+                    made._places[phrase].append(place)
         return made
 
     def other_tags(self, tag: str, present: Collection[str], draw: random.Random, count: int) -> list[str]:
@@ -86,6 +100,32 @@ class Vocabulary:
         if len(self._every) != len(self.tags):
             self._every = sorted(self.tags)
         return self._every
+
+    def kin_of_tag(self, tag: str, present: Collection[str]) -> list[str]:
+        """Other tags that may stand for one: of the same last word first, then those beside the rest of it.
+
+        present: the tags of the caption; the more of them stand in the captions of another tag, the sooner it
+        comes.
+        """
+        head, rest = tag.split()[-1].lower(), set(present) - {tag}
+        beside = Counter[str]()
+        for tags in self._lists:
+            shared = sum(each in rest for each in tags)
+            if shared:
+                beside.update(dict.fromkeys(tags, shared))
+        others = (other for other in self._sorted_tags() if other not in present)
+        return sorted(others, key=lambda o: (o.split()[-1].lower() != head, -beside[o]))
+
+    def kin_of_words(self, phrase: str) -> list[str]:
+        """Other phrases of a kind with one: in as many of its places as can be, then in places of those."""
+        near, far = Counter[str](), Counter[str]()
+        for place in self._places.get(phrase, ()):
+            near.update(self.slots[place].keys())
+        for other, count in sorted(near.items(), key=lambda pair: (-pair[1], pair[0]))[:NUM_KIN]:
+            for place in self._places[other]:
+                far.update(dict.fromkeys(self.slots[place], count))
+        found = (other for other in far if other != phrase and not _changes_two(phrase, other))
+        return sorted(found, key=lambda other: (-near[other], -far[other], other))
 
     def substitutes(self, left: str, phrase: str, right: str) -> list[str]:
         """What else stands between these neighbours, most frequent first.
@@ -139,7 +179,7 @@ def leave_one_out(caption: str) -> list[Edit]:
 
 
 def swap_one(
-    caption: str, vocabulary: Vocabulary, *, seed: int, content: str, per_part: int = 4
+    caption: str, vocabulary: Vocabulary, *, seed: int, content: str, per_part: int = PER_PART
 ) -> list[Edit]:
     """The caption with each of its parts exchanged for up to `per_part` others of its kind.
 
@@ -155,12 +195,36 @@ def swap_one(
                 tag, present, keyed_random("eval-swap", seed, content, tag), per_part
             )
         ]
-    words, edits = _words(caption), []
-    for left, phrase, right, (first, last) in _phrases(caption):
-        for other in _chosen(vocabulary.substitutes(left, phrase, right), seed, content, phrase, per_part):
-            tail = words[last - 1][len(words[last - 1].rstrip(".,;:!?")) :]
-            edits.append(Edit(" ".join([*words[:first], other + tail, *words[last:]]), phrase, other))
-    return _distinct(edits)
+    return _distinct(
+        _exchanged(caption, place, phrase, other)
+        for left, phrase, right, place in _phrases(caption)
+        for other in _chosen(vocabulary.substitutes(left, phrase, right), seed, content, phrase, per_part)
+    )
+
+
+def swap_kin(caption: str, vocabulary: Vocabulary, parts: Collection[str]) -> list[Edit]:
+    """The caption with each of some of its parts exchanged for up to NUM_KIN others of its kind."""
+    if is_tag_list(caption):
+        tags = tags_of(caption)
+        return [
+            Edit(", ".join([*tags[:i], other, *tags[i + 1 :]]), tag, other)
+            for i, tag in enumerate(tags)
+            if tag in parts
+            for other in vocabulary.kin_of_tag(tag, tags)[:NUM_KIN]
+        ]
+    return _distinct(
+        _exchanged(caption, place, phrase, other)
+        for _, phrase, _, place in _phrases(caption)
+        if phrase in parts
+        for other in vocabulary.kin_of_words(phrase)[:NUM_KIN]
+    )
+
+
+def _exchanged(caption: str, place: tuple[int, int], phrase: str, other: str) -> Edit:
+    """A sentence with a phrase at some of its words exchanged; the punctuation behind it stays."""
+    words, (first, last) = _words(caption), place
+    tail = words[last - 1][len(words[last - 1].rstrip(".,;:!?")) :]
+    return Edit(" ".join([*words[:first], other + tail, *words[last:]]), phrase, other)
 
 
 def _chosen(others: Sequence[str], seed: int, content: str, part: str, count: int) -> list[str]:
@@ -177,3 +241,23 @@ def _distinct(edits: Iterable[Edit]) -> list[Edit]:
         if known is None or len(edit.part) < len(known.part):
             found[edit.caption] = edit
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class Editor:
+    """Which changed captions of an image are measured. fits: whether the model can read one."""
+
+    vocabulary: Vocabulary
+    seed: int
+    fits: Callable[[str], bool] = lambda caption: True
+
+    def edits(self, item: MediaItem) -> list[Edit]:
+        """The caption without each of its parts, and with each exchanged for a few others."""
+        swaps = swap_one(item.caption, self.vocabulary, seed=self.seed, content=item.sha256)
+        return [edit for edit in [*leave_one_out(item.caption), *swaps] if self.fits(edit.caption)]
+
+    def more(self, item: MediaItem, parts: Collection[str], known: Iterable[Edit]) -> list[Edit]:
+        """The caption with some of its parts exchanged for others of their kind that were not tried yet."""
+        tried = {item.caption, *(edit.caption for edit in known)}
+        swaps = swap_kin(item.caption, self.vocabulary, parts)
+        return [edit for edit in swaps if edit.caption not in tried and self.fits(edit.caption)]

@@ -23,7 +23,8 @@ from toolkit.errors import JobStopped, ModelError, Problem, RunError
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
 from toolkit.evaluation.draws_layout import BLOCK, LAYOUT
-from toolkit.evaluation.edits import Edit
+from toolkit.evaluation.edit_stages import EditStages
+from toolkit.evaluation.edits import Editor
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
 from toolkit.evaluation.measure import Measured, Subject, measure
 from toolkit.evaluation.outcomes import ABLATED, BLANK, OTHER, OWN, Outcome, Outcomes, content_of, key_of
@@ -32,7 +33,7 @@ from toolkit.evaluation.statistics import e_bh, e_process, estimate_over_levels
 from toolkit.models.base import Architecture
 from toolkit.prompt_utils import Conditioning
 
-MAIN_STAGE, BASE_STAGE, EDIT_STAGE = "main", "base", "edits"
+MAIN_STAGE, BASE_STAGE = "main", "base"
 _NORMAL_REACH = 1.96  # standard errors, to either side of a 95 % interval where the error is known
 
 
@@ -67,7 +68,7 @@ class Settings:
 
 
 Progress = Callable[[str, int, int], None]  # (what is counted, done, total)
-EditsOf = Callable[[MediaItem], list[Edit]]
+Rows = list[list[float]]
 
 
 class Switchable(Protocol):
@@ -97,13 +98,16 @@ class Evaluator:
     should_stop: Callable[[], bool] = lambda: False
     num_forwards: int = 0
 
-    def run(self, items: Sequence[MediaItem], edits: EditsOf | None = None) -> Outcomes:
+    def run(
+        self, items: Sequence[MediaItem], editor: Editor | None = None, *, suggest: bool = False
+    ) -> Outcomes:
         """The outcome of every item, in their order; read from the record file, which has to stay there.
 
-        edits: the changed captions of an item that are measured too. Raises JobStopped when asked to stop;
-        what was measured stays in the record file.
+        editor: what changes captions, to be measured too; suggest: look for the exchange that fits best.
+        Raises JobStopped when asked to stop; what was measured stays in the record file.
         """
         self.records.open()
+        edits = None if editor is None else EditStages(editor, self.records, suggest)
         outcomes = Outcomes(items, partial(self._read, edits=edits))
         if self.settings.stops_early:
             self._in_rounds(outcomes)
@@ -162,7 +166,7 @@ class Evaluator:
             return None
         return record
 
-    def _read(self, item: MediaItem, num_draws: int, edits: EditsOf | None) -> Outcome:
+    def _read(self, item: MediaItem, num_draws: int, edits: EditStages | None = None) -> Outcome:
         """An image with everything that is recorded of it."""
         outcome = self._begun(item)
         for draws in self._rounds(num_draws):
@@ -180,15 +184,8 @@ class Evaluator:
             base = self._known(BASE_STAGE, outcome.key, range(num_draws), 1)
             outcome.base_losses = None if base is None else numpy.array(base.losses[0])
         if edits is not None:
-            self._add_edits(outcome, edits)
+            edits.fill(outcome)
         return outcome
-
-    def _add_edits(self, outcome: Outcome, edits: EditsOf) -> None:
-        """The changed captions of an image, and their losses if they are recorded."""
-        outcome.edits = edits(outcome.item)
-        record = self.records.get(EDIT_STAGE, outcome.key, 0) if outcome.edits else None
-        if record is not None and len(record.losses) == len(outcome.edits):
-            outcome.edit_losses = numpy.array(record.losses)
 
     def _rounds(self, num_draws: int) -> Iterator[range]:
         """The first draws of an image as they are measured: all at once, or in blocks."""
@@ -251,7 +248,7 @@ class Evaluator:
             self._measure_images(what, outcomes, still_open, draws)
             undecided = array("L")
             for i in still_open:
-                outcome = self._read(outcomes.items[i], outcomes.num_draws[i], None)
+                outcome = self._read(outcomes.items[i], outcomes.num_draws[i])
                 evidence[i] = e_process(outcome.gains())[-1]
                 if not self._settled(outcome):
                     undecided.append(i)
@@ -298,30 +295,30 @@ class Evaluator:
                     self._measure_chunk(BASE_STAGE, begun, draws, [OWN])
                 count.end(len(chunk), measured=missing)
 
-    def _measure_edits(self, outcomes: Outcomes, edits: EditsOf) -> None:
-        """Each image's changed captions on its first draws."""
+    def _measure_edits(self, outcomes: Outcomes, edits: EditStages) -> None:
+        """Each image's changed captions."""
         count = self._count("images, changed captions", len(outcomes))
-        for item, num_draws in zip(outcomes.items, outcomes.num_draws, strict=True):
-            outcome = self._begun(item)
-            self._add_edits(outcome, edits)
-            missing = bool(outcome.edits) and outcome.edit_losses is None
-            if missing:
-                count.begin()
-                self.records.append([self._edited(outcome, range(min(BLOCK, num_draws)))])
-            count.end(1, measured=missing)
 
-    def _edited(self, outcome: Outcome, draws: range) -> Record:
-        rows, t = [], []
+        def measure(outcome: Outcome, texts: Sequence[str], draws: range) -> tuple[Rows, list[float]]:
+            count.begin()
+            return self._losses(outcome, texts, draws)
+
+        for item, num_draws in zip(outcomes.items, outcomes.num_draws, strict=True):
+            count.end(1, measured=edits.fill(self._read(item, num_draws), measure))
+
+    def _losses(self, outcome: Outcome, texts: Sequence[str], draws: range) -> tuple[Rows, list[float]]:
+        """The losses of an image under some captions (captions, draws), and the levels (draws,)."""
+        rows: Rows = []
+        t: list[float] = []
         step = max(1, self.settings.batch_size * len(outcome.names))
         latents = self.encodings.latents(outcome.item)
-        for start in range(0, len(outcome.edits), step):
+        for start in range(0, len(texts), step):
             # Nobody asks for these texts a second time, so they are not kept on disk.
-            texts = [edit.caption for edit in outcome.edits[start : start + step]]
-            subject = Subject(outcome.item, latents, [self.encodings.passing_prompt(text) for text in texts])
-            measured = self._forward([subject], draws)
+            told = [self.encodings.passing_prompt(text) for text in texts[start : start + step]]
+            measured = self._forward([Subject(outcome.item, latents, told)], draws)
             rows += measured.losses[0].tolist()
             t = measured.t[0].tolist()
-        return Record(outcome.key, EDIT_STAGE, 0, rows, t)
+        return rows, t
 
     def _count(self, what: str, total: int) -> _Count:
         return _Count(what, total, self.progress, self.should_stop)

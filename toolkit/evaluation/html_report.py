@@ -102,24 +102,24 @@ def _gone_through(report: Report) -> tuple[dict[str, array[float]], list[int]]:
     """The gains of each data set by its path, and the places of the images shown, the worst caption first."""
     gains: dict[str, array[float]] = defaultdict(lambda: array("d"))
 
-    def keys() -> Iterator[tuple[bool, float, int]]:
+    def keys() -> Iterator[tuple[bool, bool, float, int]]:
         for place, image in enumerate(report.images):
             if image.log_ratio is not None:
                 gains[image.dataset].append(image.log_ratio.mean)
             yield *badness(image), place
 
     worst = heapq.nsmallest(MAX_SHOWN, keys())
-    return gains, [place for _, _, place in worst]
+    return gains, [place for *_, place in worst]
 
 
 def _shown(image: ImageReport, scale: Scale) -> tuple[ImageReport, str | None, Whisker | None]:
     return image, thumbnail(image), scale.whisker(image)
 
 
-def badness(image: ImageReport) -> tuple[bool, float]:
-    """Sorts the worst caption first: flagged ones, then by how little the caption helps."""
+def badness(image: ImageReport) -> tuple[bool, bool, float]:
+    """Sorts the worst caption first: flagged, then with a better word known, then by how little it helps."""
     gain = image.log_ratio.mean if image.log_ratio is not None else -math.inf
-    return not image.flagged, gain
+    return not image.flagged, image.suggestion is None, gain
 
 
 def share(log_ratio: float) -> str:

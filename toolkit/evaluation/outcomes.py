@@ -30,6 +30,22 @@ def key_of(item: MediaItem) -> str:
     return hashlib.sha256(f"{content_of(item)}\x1f{item.caption}".encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """An exchange that may fit better: losses (3, F) of it, the own and the empty caption at levels t (F,).
+
+    On draws that had no part in choosing it.
+    """
+
+    edit: Edit
+    losses: Floats
+    t: Floats
+
+    def log_ratios(self) -> Floats:
+        """log loss(changed) - log loss(own, empty caption) (2, F): below 0 where it fits better."""
+        return log_ratios(self.losses[:1], self.losses[1:])
+
+
 @dataclass
 class Outcome:
     """What was measured of one image: names of its conditions, losses (A, D) and levels t (D,).
@@ -37,7 +53,7 @@ class Outcome:
     As float32, which is what they are measured in: there may be many images.
 
     content: what its draws depend on. key: that and its caption. texts: what each condition said, None for
-    one without words.
+    one without words. edits: changed captions, with losses (E, first draws) beside them.
     """
 
     item: MediaItem
@@ -50,6 +66,7 @@ class Outcome:
     edits: list[Edit] = field(default_factory=list)
     edit_losses: Floats | None = None
     base_losses: Floats | None = None
+    suggestion: Suggestion | None = None
 
     def of(self, name: str) -> Floats:
         """The losses (D,) under one condition. Raises ValueError if it was not measured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from toolkit.data.items import MediaItem
 from toolkit.data.scan import scan_dataset
 from toolkit.errors import ConfigError, DatasetError, JobStopped, Problem
 from toolkit.evaluation.contrasts import sampled
-from toolkit.evaluation.edits import Edit, Vocabulary, leave_one_out, swap_one
 from toolkit.evaluation.outcomes import content_of
 from toolkit.evaluation.request import EvalRequest
 from toolkit.models.catalogue import find_architecture
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from toolkit.models.base import Architecture
 
 USUAL_RESOLUTION = 256
-MAX_SWAPS_PER_PART = 4
 VERIFIED = "pictures verified"  # what is counted before anything is measured
 
 
@@ -149,21 +147,6 @@ def capacity(model: Architecture) -> int:
         fits = model.windows_needed(tokens(middle)) <= model.max_windows
         low, high = (middle, high) if fits else (low, middle)
     return model.count_tokens(tokens(low))
-
-
-def edits_of(
-    captions: Iterable[str], *, seed: int, fits: Callable[[str], bool]
-) -> Callable[[MediaItem], list[Edit]]:
-    """item -> its changed captions that fit. captions: of the whole data set."""
-    vocabulary = Vocabulary.of(captions)
-
-    def edits(item: MediaItem) -> list[Edit]:
-        swaps = swap_one(
-            item.caption, vocabulary, seed=seed, content=item.sha256, per_part=MAX_SWAPS_PER_PART
-        )
-        return [edit for edit in [*leave_one_out(item.caption), *swaps] if fits(edit.caption)]
-
-    return edits
 
 
 def file_hash(path: Path) -> str:

@@ -61,6 +61,9 @@ class RecordFile:
             self.path.replace(aside)
             self.notes.append(f"{self.path.name} holds measurements of other settings; moved to {aside.name}")
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def get(self, stage: str, key: str, first: int) -> Record | None:
         """The last record of an image's stage from a draw on, or None if there is none (or no more)."""
         place = self._places.get(_hash(stage, key, first))

@@ -68,6 +68,14 @@ class EditReport(_Part):
     log_ratio: float = Field(description="log loss(changed) - log loss(own): below 0 the change fits better.")
 
 
+class SuggestionReport(EditReport):
+    """The exchange that fits best."""
+
+    confirmed: Interval | None = Field(
+        None, description="The log ratio on draws that had no part in choosing it."
+    )
+
+
 class BaseReport(_Part):
     """The image under the model without its LoRA, on the same draws."""
 
@@ -119,9 +127,10 @@ class ImageReport(_Part):
         description="log ratio of the exchange that fits best: ranks captions by how likely a detail is "
         "wrong; its sign says little, since for most right captions some exchange fits better too.",
     )
-    suggestion: EditReport | None = Field(
+    suggestion: SuggestionReport | None = Field(
         None,
-        description="The exchange that fits best, if it fits better; only where suggestions were asked for.",
+        description="The exchange that fits best, if it fits better than the own caption and than none on "
+        "draws too that did not choose it; only where suggestions were asked for.",
     )
     base: BaseReport | None = None
     num_tokens: int | None = None
@@ -159,6 +168,7 @@ class DatasetReport(_Part):
         None, description="Images whose own caption ranked first, in [0, 1]."
     )
     num_flagged: int = 0
+    num_suggestions: int = Field(0, description="Images with a word that another would fit better than.")
     reasons: dict[str, int] = Field({}, description="Number of images by the code of their reasons.")
     curve: list[CurvePoint] = []
 

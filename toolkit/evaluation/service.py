@@ -18,6 +18,7 @@ from toolkit.errors import Problem, RunError
 from toolkit.evaluation.contrasts import CaptionPool, design_hash
 from toolkit.evaluation.debug_logs import DebugLogs, noise_lines
 from toolkit.evaluation.draws import noise_std
+from toolkit.evaluation.edits import Editor, Vocabulary
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.evaluate import Evaluator
 from toolkit.evaluation.flags import Reason, text_reasons, unmeant_copies
@@ -28,7 +29,6 @@ from toolkit.evaluation.preparing import (
     Dataset,
     capacity,
     default_resolution,
-    edits_of,
     file_hash,
     make_writable,
     scan,
@@ -170,10 +170,10 @@ class _Run:
             progress=self.watcher.progress,
             should_stop=self.watcher.should_stop,
         )
-        edits = None
+        editor = None
         if request.edits or request.suggest:
-            edits = edits_of((item.caption for item in dataset.items), seed=seed, fits=self.fits)
-        outcomes = evaluator.run(measured, edits)
+            editor = Editor(Vocabulary.of(item.caption for item in dataset.items), seed, self.fits)
+        outcomes = evaluator.run(measured, editor, suggest=request.suggest)
         logs = DebugLogs(
             request.out_dir, captions=request.debug_captions, conditioning=request.log_conditioning
         )
@@ -231,7 +231,6 @@ class _Run:
             stopping=request.settings.stops_early,
             copies=copies,
             twins=twins(dataset.chosen),
-            suggest=request.suggest,
             relative=request.relative_loss,
         )
         measured = summaries(outcomes, context, ImageStore(request.out_dir))

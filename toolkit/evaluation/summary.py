@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy
 
+from toolkit.evaluation.edit_stages import edit_ratios
 from toolkit.evaluation.flags import (
     Measurement,
     Reason,
@@ -31,6 +32,7 @@ from toolkit.evaluation.report import (
     OtherCaption,
     ReasonReport,
     Report,
+    SuggestionReport,
 )
 from toolkit.evaluation.statistics import (
     Estimate,
@@ -60,8 +62,7 @@ class Context:
     name: path of an outcome in the report. noise_std: t -> standard deviation of the noise. tokens: caption
     -> (its tokens, the most that can be read). stopping: draws were stopped by what they said. twins: reasons
     by path for pictures that look the same. copies: how many images have a caption without meaning to (see
-    flags.unmeant_copies). suggest: name the exchange that fits best. relative: tell losses also as shares of
-    their mean.
+    flags.unmeant_copies). relative: tell losses also as shares of their mean.
     """
 
     name: Callable[[Outcome], str]
@@ -73,7 +74,6 @@ class Context:
     stopping: bool = False
     copies: Counter[str] = field(default_factory=Counter)
     twins: Mapping[Path, Reason] = field(default_factory=dict)
-    suggest: bool = False
     relative: bool = True
 
 
@@ -184,7 +184,7 @@ def _effects(outcome: Outcome, context: Context) -> ImageReport:
         report.p_value = anytime_p(gains) if context.stopping else signed_rank_p(gains)
         report.e_value = float(e_process(gains)[-1])
     _compare_with_others(report, outcome, own, anytime_p if context.stopping else signed_rank_p)
-    _add_edits(report, outcome, suggest=context.suggest)
+    _add_edits(report, outcome)
     if outcome.base_losses is not None:
         known = estimate_over_levels(log_ratios(outcome.base_losses, own), outcome.t)
         report.base = BaseReport(loss=float(outcome.base_losses.mean()), log_ratio=interval(known))
@@ -225,11 +225,9 @@ def _compare_with_others(
     )
 
 
-def _add_edits(report: ImageReport, outcome: Outcome, *, suggest: bool) -> None:
+def _add_edits(report: ImageReport, outcome: Outcome) -> None:
     if outcome.edit_losses is None:
         return
-    own = outcome.of("own")[: outcome.edit_losses.shape[1]]
-    ratios = log_ratios(outcome.edit_losses, own[None]).mean(axis=1)
     report.edits = sorted(
         (
             EditReport(
@@ -238,14 +236,20 @@ def _add_edits(report: ImageReport, outcome: Outcome, *, suggest: bool) -> None:
                 caption=edit.caption,
                 log_ratio=float(ratio),
             )
-            for edit, ratio in zip(outcome.edits, ratios, strict=True)
+            for edit, ratio in zip(outcome.edits, edit_ratios(outcome), strict=True)
         ),
         key=lambda edit: edit.log_ratio,
     )
     swaps = [edit for edit in report.edits if edit.replacement is not None]
     if swaps:
         report.edit_contrast = swaps[0].log_ratio
-        report.suggestion = swaps[0] if suggest and swaps[0].log_ratio < 0 else None
+    found = outcome.suggestion
+    if found is not None:
+        own, blank = (estimate_over_levels(ratios, found.t) for ratios in found.log_ratios())
+        if max(own.high, blank.high) < 0:
+            confirmed = interval(own)
+            chosen = next(edit for edit in swaps if edit.caption == found.edit.caption)
+            report.suggestion = SuggestionReport(**chosen.model_dump(), confirmed=confirmed)
 
 
 def _reasons(report: ImageReport, context: Context, typical: float) -> list[Reason]:
@@ -281,7 +285,7 @@ def _reasons(report: ImageReport, context: Context, typical: float) -> list[Reas
 def dataset_report(path: str, num_images: int, images: Iterable[ImageReport], *, seed: int) -> DatasetReport:
     """All images of a data set together; they are gone through once."""
     losses, gains, base = (array("d") for _ in range(3))
-    num_flagged, num_ranked, num_first, reasons = 0, 0, 0, Counter[str]()
+    num_flagged, num_suggestions, num_ranked, num_first, reasons = 0, 0, 0, 0, Counter[str]()
     draws = _Draws()
     for image in images:
         losses.extend([image.loss] if image.loss is not None else [])
@@ -290,6 +294,7 @@ def dataset_report(path: str, num_images: int, images: Iterable[ImageReport], *,
         num_ranked += image.rank is not None
         num_first += image.rank == 1
         num_flagged += image.flagged
+        num_suggestions += image.suggestion is not None
         reasons.update(reason.code for reason in image.reasons)
         draws.add(image.draws)
     return DatasetReport(
@@ -304,6 +309,7 @@ def dataset_report(path: str, num_images: int, images: Iterable[ImageReport], *,
         share_helped=sum(gain > 0 for gain in gains) / len(gains) if gains else None,
         retrieval_top1=num_first / num_ranked if num_ranked else None,
         num_flagged=num_flagged,
+        num_suggestions=num_suggestions,
         reasons=dict(reasons),
         curve=draws.curve(),
     )
@@ -321,6 +327,8 @@ def summary_lines(report: Report) -> list[str]:
             lines.append(f"  captions {changed} and help {dataset.share_helped:.0%} of the images")
         reasons = "".join(f", {code} {count}" for code, count in dataset.reasons.items())
         lines.append(f"  flagged captions: {dataset.num_flagged}{reasons}")
+        if dataset.num_suggestions:
+            lines.append(f"  captions with a word for which another fits better: {dataset.num_suggestions}")
     spent, full = report.run.num_draws, report.run.num_draws_full
     if spent < full:
         lines.append(f"stopping early spent {spent} of {full} draws")

@@ -103,7 +103,7 @@ def report_view(
 
 
 _RUN_TEXTS = ("model", "lora", "timestep_type", "seed", "samples_per_image", "eval_resolution")
-_COUNTS = ("num_measured", "num_images", "num_flagged")
+_COUNTS = ("num_measured", "num_images", "num_flagged", "num_suggestions")
 _FIGURES = ("mean_loss", "share_helped", "retrieval_top1")
 
 

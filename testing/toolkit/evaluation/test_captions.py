@@ -6,9 +6,11 @@ import time
 from collections import Counter
 
 import pytest
+from PIL import Image
 
+from testing.eval_helpers import item_of
 from toolkit.evaluation.contrasts import CaptionPool, design_hash, in_sample, sampled
-from toolkit.evaluation.edits import Edit, Vocabulary, leave_one_out, swap_one
+from toolkit.evaluation.edits import Edit, Editor, Vocabulary, leave_one_out, swap_one
 from toolkit.evaluation.flags import (
     FLAGS,
     HINTS,
@@ -147,6 +149,39 @@ def test_punctuation_stays_when_a_word_is_exchanged():
     assert "a cat on snow." in [
         e.caption for e in swap_one("a cat on grass.", vocabulary, seed=0, content="a")
     ]
+
+
+def test_kin_stand_where_something_stands_or_where_those_do():
+    lines = ["a red cat sleeps", "a red dog sleeps", "the old dog barks", "the old fox barks"]
+    vocabulary = Vocabulary.of(lines)
+    # The dog is where the cat is, and the fox where the dog is; what stands in other places is of no kin.
+    assert vocabulary.kin_of_words("cat") == ["dog", "fox"]
+    assert vocabulary.kin_of_words("unheard") == []
+    assert vocabulary.kin_of_words("dog")[:2] == ["cat", "fox"]
+
+
+def test_a_place_for_anything_says_nothing_of_a_kind():
+    many = [f"a thing{index} stands" for index in range(65)]
+    assert Vocabulary.of(many).kin_of_words("thing0") == []
+    assert len(Vocabulary.of(many[:64]).kin_of_words("thing0")) == 63
+
+
+def test_kin_of_a_tag_have_its_last_word_or_stand_beside_the_same():
+    lists = ["girl, red hair, sofa, lamp", "girl, smile, sofa, lamp", "boy, car, road", "dog, old, blue hair"]
+    kin = Vocabulary.of(lists).kin_of_tag("red hair", ["girl", "red hair", "sofa", "lamp"])
+    assert kin == ["blue hair", "smile", "boy", "car", "dog", "old", "road"]
+
+
+def test_an_editor_tries_what_is_new_and_fits():
+    editor = Editor(Vocabulary.of(SENTENCES), 0, fits=lambda caption: "cream" not in caption)
+    item = item_of(Image.new("RGB", (32, 32)), SENTENCES[0])
+    first = editor.edits(item)
+    assert {edit.replacement for edit in first if edit.part == "navy"} == {None, "light blue"}
+    more = editor.more(item, ["navy", "red"], first)
+    assert {edit.part for edit in more} <= {"navy", "red"}
+    captions = [edit.caption for edit in [*first, *more]]
+    assert len(set(captions)) == len(captions) and SENTENCES[0] not in captions
+    assert editor.more(item, [], first) == []
 
 
 # -- flags and hints ---------------------------------------------------------------------------------------

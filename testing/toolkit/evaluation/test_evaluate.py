@@ -21,7 +21,7 @@ from toolkit.diffusion.diffusion_loss import diffusion_loss
 from toolkit.errors import JobStopped, ModelError, RunError
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
-from toolkit.evaluation.edits import Edit
+from toolkit.evaluation.edits import Edit, Editor, Vocabulary
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
 from toolkit.evaluation.evaluate import Evaluator, Settings
 from toolkit.evaluation.measure import Measured, Subject, measure
@@ -50,18 +50,33 @@ def evaluate(model, items, tmp_path):
     starts = iter(range(100))
 
     def run(
-        which=items, *, edits=None, file: Path | None = None, network=None, stop=lambda: False, **settings
-    ):
+        which=items, *, editor=None, suggest=False, file: Path | None = None, network=None,
+        stop=lambda: False, **settings,
+    ):  # fmt: skip
         wanted = Settings(**{"num_draws": DRAWS, "num_others": 3} | settings)
         run.evaluator = Evaluator(
             model, Encodings(model, None), wanted, CaptionPool([i.caption for i in items], seed=0),
             RecordFile(file or tmp_path / f"{next(starts)}.jsonl", "design"), network=network,
             should_stop=stop, progress=lambda *told: run.told.append(told),
         )  # fmt: skip
-        return run.evaluator.run(which, edits)
+        return run.evaluator.run(which, editor, suggest=suggest)
 
     run.told = []
     return run
+
+
+class Edits(Editor):
+    """Changed captions that are the same for all images: tried at first, and where a part looks wrong."""
+
+    def __init__(self, first: list[Edit], further: tuple[Edit, ...] = ()) -> None:
+        super().__init__(Vocabulary(), 0)
+        self.__dict__ |= {"first": first, "further": further}
+
+    def edits(self, item):
+        return self.first
+
+    def more(self, item, parts, known):
+        return [edit for edit in self.further if edit.part in parts]
 
 
 def by_path(outcomes) -> dict[str, numpy.ndarray]:
@@ -246,13 +261,50 @@ def test_the_base_is_measured_on_the_same_draws(model, evaluate, items):
 
 def test_changed_captions_are_measured_on_the_first_draws(evaluate, items):
     item = items[0]
-    edits = [Edit(item.caption, "nothing"), Edit(items[4].caption, "all", "other")]
-    same, other = evaluate([item], edits=lambda item: edits, num_draws=8, num_others=0)[0].edit_losses
+    editor = Edits([Edit(item.caption, "nothing"), Edit(items[4].caption, "all", "other")])
+    same, other = evaluate([item], editor=editor, num_draws=8, num_others=0)[0].edit_losses
     assert len(same) == 4
     own = evaluate([item], num_draws=8)[0].of("own")[:4]
     assert same == pytest.approx(own, rel=1e-4)
     assert other.mean() > own.mean()
     assert ("images, changed captions", 1, 1) in evaluate.told
+
+
+def test_where_a_part_looks_wrong_more_is_tried_and_the_best_is_measured_again(model, evaluate, items):
+    right, texts = items[0].caption, [item.caption for item in items]
+    wrong = replace(items[0], caption=texts[3])
+    further = Edit(right, "x", "z"), Edit(texts[2], "x", "w")
+    editor = Edits([Edit(texts[4], "x", "y"), Edit("", "x")], further)
+    (found,) = evaluate([wrong], editor=editor, suggest=True, num_draws=8, num_others=0)
+    assert [edit.replacement for edit in found.edits] == ["y", None, "z", "w"]
+    assert found.edit_losses.shape == (4, 4)
+    suggestion = found.suggestion
+    assert suggestion.edit.caption == right
+    texts = [right, wrong.caption, ""]
+    again = measure(model, [subject(model, wrong, texts)], range(4, 16), Design()).losses[0]
+    assert suggestion.losses == pytest.approx(again.numpy(), rel=1e-4)
+    assert suggestion.losses[1, :4] == pytest.approx(found.of("own")[4:], rel=1e-4)  # its own draws go on
+    assert (suggestion.log_ratios().mean(axis=1) < 0).all()
+
+
+def test_suggestions_go_on_from_their_records(evaluate, items, tmp_path):
+    wrong = [replace(items[0], caption=items[3].caption), items[1]]
+    editor, file = Edits([Edit("", "x")], (Edit(items[0].caption, "x", "z"),)), tmp_path / "a.jsonl"
+    asked = iter([False, False, False, True])
+    with pytest.raises(JobStopped, match="0 of 2 images, changed captions"):
+        evaluate(wrong, editor=editor, suggest=True, file=file, stop=lambda: next(asked))
+    assert file.exists()
+    found = evaluate(wrong, editor=editor, suggest=True, file=file)
+    rest = evaluate.evaluator.num_forwards
+    whole = evaluate(wrong, editor=editor, suggest=True)
+    assert 0 < rest < evaluate.evaluator.num_forwards
+    for one, other in zip(found, whole, strict=True):
+        assert one.edits == other.edits
+        assert numpy.array_equal(one.edit_losses, other.edit_losses)
+    assert numpy.array_equal(found[0].suggestion.losses, whole[0].suggestion.losses)
+    # The caption of the second is right: nothing more is tried there.
+    assert len(found[1].edits) == 1 and found[1].suggestion is None
+    assert evaluate(wrong, editor=editor, suggest=True, file=file) and not evaluate.evaluator.num_forwards
 
 
 def test_predictions_that_are_not_finite_are_told_with_their_picture(model, evaluate, items, monkeypatch):
@@ -275,12 +327,12 @@ def test_records_that_vanish_meanwhile_are_told(evaluate, items, tmp_path):
         outcomes[1]
 
 
-@pytest.mark.parametrize("settings", [{}, {"target_q": 0.2}, {"edits": lambda item: [Edit("a", "b", "c")]}])
+@pytest.mark.parametrize("settings", [{}, {"target_q": 0.2}, {"editor": True}])
 def test_what_was_measured_lies_on_disk(model, items, tmp_path, monkeypatch, settings):
     """An image holds a few numbers in memory, not its losses, nor texts and keys: also where it goes on."""
     captions = [f"{item.caption}, {index}" for item in items for index in range(200)]
     many = [replace(items[index // 200], caption=text) for index, text in enumerate(captions)]
-    edits = settings.pop("edits", None)
+    editor = Edits([Edit("a", "b", "c")]) if settings.pop("editor", False) else None
     told = Encodings(model, None).prompt("a red circle")
     monkeypatch.setattr(Encodings, "prompt", lambda self, text: told)
     monkeypatch.setattr(Encodings, "passing_prompt", lambda self, text: told)
@@ -295,7 +347,7 @@ def test_what_was_measured_lies_on_disk(model, items, tmp_path, monkeypatch, set
     def run(which, name: str) -> Sequence[Outcome]:
         wanted = Settings(num_draws=16, batch_size=8, **settings)
         encodings, pool = Encodings(model, tmp_path / "cache"), CaptionPool(captions, seed=0)
-        return Evaluator(model, encodings, wanted, pool, RecordFile(tmp_path / name, "d")).run(which, edits)
+        return Evaluator(model, encodings, wanted, pool, RecordFile(tmp_path / name, "d")).run(which, editor)
 
     run(many[:16], "warm.jsonl")
     for _ in ("at first", "from its records"):

@@ -13,10 +13,12 @@ them: this one with every embedding moved to LISTENING of its way from the empty
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -31,12 +33,11 @@ from toolkit.data.items import MediaItem
 from toolkit.data.scan import scan_dataset
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
-from toolkit.evaluation.edits import Edit
+from toolkit.evaluation.edits import Edit, Editor, Vocabulary
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.evaluate import Evaluator, Settings
 from toolkit.evaluation.measure import Measured, Subject, measure
 from toolkit.evaluation.outcomes import Outcome, Outcomes
-from toolkit.evaluation.preparing import edits_of
 from toolkit.evaluation.records import RecordFile
 from toolkit.evaluation.report import Report
 from toolkit.evaluation.statistics import anytime_p, auroc, estimate_over_levels, log_ratios, signed_rank_p
@@ -68,6 +69,13 @@ class Weakened:
         return replace(own, embeds=torch.lerp(empty.embeds, own.embeds, self.strength))
 
 
+class Swaps(Editor):
+    """Exchanges alone, without captions that lack a part."""
+
+    def edits(self, item: MediaItem) -> list[Edit]:
+        return [edit for edit in super().edits(item) if edit.replacement]
+
+
 @pytest.fixture(scope="module")
 def model():
     return load_model_for_inference("tiny-sd").architecture
@@ -97,11 +105,11 @@ class Run:
         self.records = "whole"
         self.kinds = numpy.array(self.planted.kinds)
 
-    def outcomes(self, num_draws: int, num_others: int, which: list[MediaItem], edits=None) -> Outcomes:
+    def outcomes(self, num_draws: int, num_others: int, which: list[MediaItem], **edits: Any) -> Outcomes:
         settings = Settings(Design(seed=self.seed), num_draws, BATCH, num_others=num_others)
         records = RecordFile(self.folder / f"{self.records}_{num_draws}_{num_others}.jsonl", "proof")
         pool = CaptionPool(self.planted.texts, seed=self.seed)
-        return Evaluator(self.model, self.encodings, settings, pool, records).run(which, edits)
+        return Evaluator(self.model, self.encodings, settings, pool, records).run(which, **edits)
 
     def auroc(self, scores, kind: str) -> float:
         """How well high scores tell captions of a kind from right ones."""
@@ -119,7 +127,7 @@ class Run:
             for n in (2, 4):
                 found[f"{name}, {n} pairs"] = self.auroc(-gains[:, :n].mean(axis=1), kind)
                 found[f"{name}, {n} unpaired"] = self.auroc(-unpaired[:, :n].mean(axis=1), kind)
-        found |= self.flags(full) | self.retrieval(few) | self.edit_contrast()
+        found |= self.flags(full) | self.retrieval(few) | self.edit_contrast() | self.suggestions()
         return found | self.less_heard()
 
     def less_heard(self) -> Figures:
@@ -174,12 +182,8 @@ class Run:
         """Own caption against each exchange of one of its words, four draws: one wrong, and right ones."""
         ones = [item for item, kind in zip(self.items, self.kinds, strict=True) if kind == ONE]
         right = [item for item, kind in zip(self.items, self.kinds, strict=True) if not kind][:18]
-        edits = edits_of(self.planted.texts, seed=self.seed, fits=lambda text: True)
-
-        def swaps(item: MediaItem) -> list[Edit]:
-            return [edit for edit in edits(item) if edit.replacement]
-
-        outcomes = self.outcomes(4, 0, [*ones, *right], swaps)
+        swaps = Swaps(Vocabulary.of(self.planted.texts), self.seed)
+        outcomes = self.outcomes(4, 0, [*ones, *right], editor=swaps)
         context = Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset="d")
         images = summarise(outcomes, context)
         scores = [-(image.edit_contrast or 0.0) for image in images]
@@ -190,6 +194,33 @@ class Run:
                 numpy.array(scores[len(ones) :]) > 0
             ),
         }
+
+    def suggestions(self) -> Figures:
+        """What is proposed for captions with one wrong attribute, and for right ones."""
+        which = [i for i, kind in enumerate(self.kinds) if kind == ONE]
+        right = [i for i, kind in enumerate(self.kinds) if not kind][:18]
+        items = [self.items[i] for i in [*which, *right]]
+        editor = Editor(Vocabulary.of(self.planted.texts), self.seed)
+        outcomes = self.outcomes(4, 0, items, editor=editor, suggest=True)
+        context = Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset="d")
+        images = summarise(outcomes, context)
+        found = [None if image.suggestion is None else image.suggestion.caption for image in images]
+        proposed = [
+            caption is not None and says(caption) == says(self.planted.drawings[i].caption)
+            for i, caption in zip(which, found, strict=False)
+        ]
+        return {
+            "suggested words that are right": numpy.mean(proposed),
+            "right captions with a suggestion": numpy.mean(
+                [each is not None for each in found[-len(right) :]]
+            ),
+        }
+
+
+def says(caption: str) -> frozenset[str]:
+    """What a drawing's caption says, in whichever wording; a size that is not told is the medium one."""
+    words = frozenset(re.findall(r"[a-z]+", caption))
+    return words - {"a", "an", "at", "on", "of", "the", "with", "picture", "medium"}
 
 
 def mean(values: list[float]) -> float:
@@ -218,6 +249,11 @@ def test_right_captions_fit_best_among_eight(figures):
 
 def test_one_wrong_word_is_ranked_by_edit_contrast(figures):
     assert mean(figures["edit contrast, 4 draws"]) >= 0.75
+
+
+def test_suggestions_name_the_right_word_and_leave_right_captions_alone(figures):
+    assert mean(figures["suggested words that are right"]) >= 0.8
+    assert mean(figures["right captions with a suggestion"]) <= 0.05
 
 
 def test_flags_keep_their_rate_and_find_the_swapped(figures):

@@ -17,7 +17,7 @@ from toolkit.evaluation import html_report
 from toolkit.evaluation.edits import Edit
 from toolkit.evaluation.flags import Reason, unmeant_copies
 from toolkit.evaluation.html_report import render, share
-from toolkit.evaluation.outcomes import Outcome, content_of, key_of
+from toolkit.evaluation.outcomes import Outcome, Suggestion, content_of, key_of
 from toolkit.evaluation.report import DatasetReport, ImageReport, Report, report_name, report_schema
 from toolkit.evaluation.statistics import e_bh, q_values, signed_rank_p
 from toolkit.evaluation.summary import (
@@ -161,7 +161,7 @@ def test_what_is_known_of_the_data_set_becomes_reasons(items, outcomes):
     assert not shared[3].flagged
 
 
-def test_edits_rank_and_suggest_only_when_asked(items, outcomes):
+def test_edits_rank_and_what_was_confirmed_is_suggested(items, outcomes):
     own = outcomes[5].of("own")[:4]
     outcomes[5].edits = [Edit("a", "x"), Edit("b", "red", "blue"), Edit("c", "red", "green")]
     outcomes[5].edit_losses = numpy.stack([own * 0.5, own * 2, own * 0.8])
@@ -170,7 +170,16 @@ def test_edits_rank_and_suggest_only_when_asked(items, outcomes):
     assert image.edit_contrast == pytest.approx(numpy.log(0.8))
     assert image.suggestion is None
     assert not image.flagged  # for ranking only
-    assert summarise(outcomes, context(items, suggest=True))[5].suggestion.replacement == "green"
+    draws, levels = numpy.random.default_rng(0).uniform(1, 2, 12), numpy.linspace(0.1, 1, 12)
+    spread = numpy.linspace(0.99, 1.01, 12)
+    for own, blank, found in ((1.25, 2, "green"), (0.8, 2, None), (1.25, 0.9, None)):
+        losses = draws * numpy.stack([numpy.ones(12), own * spread, blank * spread])
+        outcomes[5].suggestion = Suggestion(outcomes[5].edits[2], losses, levels)
+        suggestion = summarise(outcomes, context(items))[5].suggestion
+        assert (suggestion and suggestion.replacement) == found
+        if suggestion:
+            assert suggestion.confirmed.mean == pytest.approx(-numpy.log(own), rel=1e-3)
+            assert suggestion.confirmed.low < suggestion.confirmed.mean < suggestion.confirmed.high < 0
 
 
 def test_what_training_gained(items, outcomes):
@@ -188,6 +197,17 @@ def test_a_data_set_in_numbers(items, outcomes):
     assert found.retrieval_top1 == pytest.approx(11 / 12)
     assert found.reasons == {"caption_hurts": 1, "caption_does_nothing": 1, "other_fits_better": 1}
     assert sum(point.num_draws for point in found.curve) == NUM * DRAWS
+    t, own, blank = (
+        numpy.concatenate([values(outcome) for outcome in outcomes])
+        for values in (lambda o: o.t, lambda o: o.of("own"), lambda o: o.of("blank"))
+    )
+    for part, point in enumerate(found.curve):  # all ten parts of the schedule have draws here
+        inside = (t > part / 10) & (t <= (part + 1) / 10)
+        assert point.num_draws == inside.sum()
+        assert point.t == pytest.approx(t[inside].mean())
+        assert point.loss_with_caption == pytest.approx(own[inside].mean())
+        assert point.loss_with_blank == pytest.approx(blank[inside].mean())
+        assert point.log_ratio == pytest.approx(numpy.log(blank[inside] / own[inside]).mean())
     assert dataset_report("d", 0, [], seed=0).mean_loss is None
 
 
@@ -196,6 +216,21 @@ def test_captions_that_hurt_are_said_to_raise_the_loss(items, outcomes):
     for one, said in ((hurt, "raise the loss by 6"), (help_, "lower the loss by 3")):
         report = report_of(items, summarise([one], context(items)))
         assert any(said in line for line in summary_lines(report)), summary_lines(report)
+
+
+def test_better_words_are_counted_and_shown_behind_what_is_flagged(items, outcomes):
+    outcomes[7].edits = [Edit("b", "red", "blue <i>")]
+    outcomes[7].edit_losses = outcomes[7].of("own")[None, :4] * 0.5
+    losses = outcomes[7].of("own") * numpy.array([[0.5], [1], [2]])
+    outcomes[7].suggestion = Suggestion(outcomes[7].edits[0], losses, outcomes[7].t)
+    report = report_of(items, summarise(outcomes, context(items)))
+    assert report.datasets[0].num_suggestions == 1
+    assert any("another fits better: 1" in line for line in summary_lines(report))
+    page = render(report)
+    assert "Fits better: <b>blue &lt;i&gt;</b> for <b>red</b>" in page
+    assert "(loss \N{MINUS SIGN}50.0 %)" in page
+    codes = re.findall(r'data-codes="([^"]*)"', page)
+    assert [name for name in codes if "another_word" in name] == [codes[3]]  # three are flagged
 
 
 # -- the file --------------------------------------------------------------------------------------------
@@ -248,7 +283,10 @@ def test_a_report_keeps_to_the_schema(items, outcomes):
     outcomes[5].edit_losses = numpy.stack([outcomes[5].of("own")[:4]] * 2) * 0.9
     outcomes[4].base_losses = outcomes[4].of("own") * 2
     one_draw = outcome_of(items[6], 1.0, 6, draws=1)  # its interval is unknown
-    images = summarise([*outcomes[:6], one_draw], context(items, suggest=True))
+    more = outcomes[5].of("own") * [[0.5], [1], [2]]
+    outcomes[5].suggestion = Suggestion(outcomes[5].edits[1], more, outcomes[5].t)
+    images = summarise([*outcomes[:6], one_draw], context(items))
+    assert images[5].suggestion is not None
     report = report_of(items, images)
     written = json.loads(report.model_dump_json())
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
