@@ -161,7 +161,7 @@ def bomb(levels: int) -> str:
 def test_8_yaml_that_swells_is_refused_at_once(client, text):
     start = time.process_time()
     found = check_config(text)
-    assert found.problems and time.process_time() - start < 1.0
+    assert found.problems and time.process_time() - start < 5  # and not the hours that a bomb takes
     assert client.post("/api/config/validate", json={"config_yaml": text}).json()["ok"] is False
 
 
@@ -285,7 +285,7 @@ def test_12_an_enormous_picture_is_refused_by_its_header(client, files, width, h
     (files / "cats" / "big.png").write_bytes(png_header(width, height))
     start = time.process_time()
     response = client.get("/api/img/datasets/cats/big.png", params={"thumb": 64})
-    assert response.status_code in (413, 415) and time.process_time() - start < 1.0
+    assert response.status_code in (413, 415) and time.process_time() - start < 5
     if width < 2**30:
         assert response.status_code == 413
 
@@ -339,13 +339,12 @@ def test_20_a_name_cannot_end_a_header(client, files):
     assert client.get("/api/files/datasets/cats/a%0d%0ab").status_code == 404
 
 
-def test_20_many_ranges_cost_nothing(client, files):
+def test_20_many_ranges_are_refused_before_anybody_reads_them(client, files):
     (files / "cats" / "a.bin").write_bytes(b"0123456789")
-    start = time.process_time()
     response = client.get(
         "/api/files/datasets/cats/a.bin", headers={"Range": "bytes=" + "0-," * 10_000 + "0-1"}
     )
-    assert response.status_code in (200, 416) and time.process_time() - start < 0.5
+    assert response.status_code == 416 and "ranges in one request" in response.text
     assert client.get("/api/files/datasets/cats/a.bin", headers={"Range": "bytes=2-3"}).content == b"23"
     assert client.get("/api/files/datasets/cats/a.bin", headers={"Range": "bytes=99-"}).status_code == 416
     tag = client.get("/api/files/datasets/cats/a.bin").headers["etag"]

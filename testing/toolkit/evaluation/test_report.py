@@ -370,12 +370,12 @@ def test_a_share_is_told_with_its_sign():
 
 
 def test_a_report_of_ten_thousand_images_is_made_in_minutes(items, outcomes):
-    """A hundred of them take less than a hundredth of two minutes; the page is cut."""
+    """A hundred of them take less than a hundredth of ten minutes; the page is cut."""
     import time
 
     start = time.process_time()
     images = summarise([outcomes[i % NUM] for i in range(100)], context(items))
-    assert time.process_time() - start < 1.5
+    assert time.process_time() - start < 6
     assert len(images) == 100
 
 

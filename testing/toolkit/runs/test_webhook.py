@@ -70,10 +70,10 @@ def test_nobody_there():
 
 
 def test_nobody_answers():
-    with server(pause_s=1.0) as (url, _):
+    with server(pause_s=2.0) as (url, _):
         began = time.monotonic()
         told = post_json(url, {}, timeout_s=0.2)
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 1.8
     assert "127.0.0.1" in told
     assert "s3cret" not in told
 
