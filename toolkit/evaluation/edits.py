@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import random
 import sys
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+
+import numpy
 
 from toolkit.data.items import MediaItem
 from toolkit.seeding import keyed_random, keyed_seed
@@ -23,6 +26,7 @@ PER_PART = 4  # exchanges of a part that are tried at first
 NUM_KIN = 24  # that are tried for a part which looks wrong
 # Where more different things stand between two neighbours than this, the place says nothing of their kind.
 _TELLING = 64
+_MOST_PLACES = 256  # of a phrase that are looked at
 # Words that carry no picture; leaving them out says nothing about a caption.
 EMPTY_WORDS = frozenset((
     "a", "an", "the", "of", "on", "in", "at", "to", "with", "and", "or", "is", "are", "it", "its", "this",
@@ -60,7 +64,10 @@ def _bare(word: str) -> str:
 
 @dataclass
 class Vocabulary:
-    """What the captions of a data set are made of: tags, and words by the neighbours they stand between."""
+    """What the captions of a data set are made of: tags, and words by the neighbours they stand between.
+
+    slots: of the places where several different things stand; there are far fewer of them than of others.
+    """
 
     tags: Counter[str] = field(default_factory=Counter)
     heads: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -70,22 +77,25 @@ class Vocabulary:
     _every: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, captions: Iterable[str]) -> Vocabulary:
+    def of(cls, captions: Sequence[str]) -> Vocabulary:
         """Read the captions of a whole data set."""
-        made = cls()
+        made, shared = cls(), _shared_places(captions)
         for caption in captions:
             if is_tag_list(caption):
                 made._lists.append(tuple(map(sys.intern, sorted(set(tags_of(caption))))))
                 made.tags.update(made._lists[-1])
-            else:
-                for left, phrase, right, _ in _phrases(caption):
-                    made.slots[left, right][phrase] += 1
+                continue
+            for left, phrase, right, _ in _phrases(caption):
+                if _number(left, right) in shared:
+                    made.slots[left, right][sys.intern(phrase)] += 1
         for tag in sorted(made.tags):
             made.heads[tag.split()[-1].lower()].append(tag)
-        for place, phrases in made.slots.items():
-            if len(phrases) <= _TELLING:
-                for phrase in phrases:
-                    made._places[phrase].append(place)
+        # The places where something stands most often come first: the same whatever the captions' order.
+        for place in sorted(made.slots, key=lambda place: (-made.slots[place].total(), place)):
+            if len(made.slots[place]) <= _TELLING:
+                for phrase in made.slots[place]:
+                    if len(made._places[phrase]) < _MOST_PLACES:
+                        made._places[phrase].append(place)
         return made
 
     def other_tags(self, tag: str, present: Collection[str], draw: random.Random, count: int) -> list[str]:
@@ -137,6 +147,22 @@ class Vocabulary:
             for other, _ in self.slots[left, right].most_common()
             if other != phrase and not _changes_two(phrase, other)
         ]
+
+
+def _shared_places(captions: Sequence[str]) -> frozenset[int]:
+    """The numbers of the places where different phrases stand in different captions."""
+    pairs = array("q")  # not of objects: there are a hundred for each caption
+    for caption in captions:
+        if not is_tag_list(caption):
+            for left, phrase, right, _ in _phrases(caption):
+                pairs.extend((_number(left, right), _number(phrase)))
+    distinct = numpy.unique(numpy.frombuffer(pairs, numpy.int64).reshape(-1, 2), axis=0)
+    places, counts = numpy.unique(distinct[:, 0], return_counts=True)
+    return frozenset(places[counts > 1].tolist())
+
+
+def _number(*words: str) -> int:
+    return hash(words)
 
 
 def _changes_two(phrase: str, other: str) -> bool:

@@ -172,7 +172,8 @@ class _Run:
         )
         editor = None
         if request.edits or request.suggest:
-            editor = Editor(Vocabulary.of(item.caption for item in dataset.items), seed, self.fits)
+            vocabulary = Vocabulary.of([item.caption for item in dataset.items])
+            editor = Editor(vocabulary, seed, self.fits)
         outcomes = evaluator.run(measured, editor, suggest=request.suggest)
         logs = DebugLogs(
             request.out_dir, captions=request.debug_captions, conditioning=request.log_conditioning

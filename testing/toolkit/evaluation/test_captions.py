@@ -130,7 +130,7 @@ def test_words_are_exchanged_for_what_stands_in_their_place_elsewhere():
     assert found["navy", "cream"] == "a red circle on a cream background"
     assert not any(part == "background" for part, _ in found)
     assert swap_one(SENTENCES[0], vocabulary, seed=0, content="a") == swap_one(
-        SENTENCES[0], Vocabulary.of(reversed(SENTENCES)), seed=0, content="a"
+        SENTENCES[0], Vocabulary.of(SENTENCES[::-1]), seed=0, content="a"
     )
 
 
