@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -13,8 +15,12 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from toolkit.errors import ModelError, Problem
+from toolkit.models.shared.components import quiet_loading
 from toolkit.stable_diffusion_model import StableDiffusion
 
+OTHER_MODEL = "was it trained on another architecture?"
+# How torch tells that a weight has another shape than its parameter.
+_OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)")
 # How the formats in use end the name of a module's down projection.
 _DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
 
@@ -73,22 +79,33 @@ def apply_lora(sd: StableDiffusion, path: str | os.PathLike[str], multiplier: fl
     pipeline = sd.pipeline()
     name = f"lora_{len(sd.loras)}"
     try:
-        pipeline.load_lora_weights(
-            str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True
-        )
+        with quiet_loading():
+            pipeline.load_lora_weights(
+                str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True
+            )
     except (ValueError, KeyError, RuntimeError, OSError) as error:
-        problem = f"cannot be applied to this model: {error}"
-        raise ModelError(Problem("model.lora", problem, file=str(path))) from error
+        problem = _why_not(str(error), in_file)
+        raise ModelError(Problem("model.lora", problem, file=str(path), remedy=OTHER_MODEL)) from error
     matched = sum(name in getattr(module, "lora_A", {}) for module in _modules(sd))
     if matched != in_file:
         if matched:
             pipeline.delete_adapters(name)
         problem = f"only {matched} of its {in_file} modules have a place in this model"
-        remedy = "was it trained on another architecture?"
-        raise ModelError(Problem("model.lora", problem, file=str(path), remedy=remedy))
+        raise ModelError(Problem("model.lora", problem, file=str(path), remedy=OTHER_MODEL))
     sd.loras[name] = multiplier
     pipeline.set_adapters(list(sd.loras), list(sd.loras.values()))
     return matched
+
+
+def _why_not(error: str, num_modules: int) -> str:
+    """Why a LoRA cannot be applied, in one line; peft and torch name every module and every weight."""
+    if error.startswith("Target modules"):
+        return f"none of its {num_modules} modules has a place in this model"
+    others = _OTHER_SHAPE.findall(error)
+    if others:
+        one = "{}: {} instead of {}".format(*others[0])
+        return f"{len(others)} of its weights have another shape here, such as {one}"
+    return f"cannot be applied to this model: {shorten(error, 300)}"
 
 
 def _modules(sd: StableDiffusion) -> list[nn.Module]:

@@ -222,12 +222,8 @@ def find_lora(run: RunFolder) -> Path:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Draw, judge, write score.json and before_after.png. Raises UserError."""
-    from diffusers.utils import logging
-
     from toolkit.model_utils import apply_lora, load_model_for_inference
     from tools.concept_classifier import FACES
-
-    logging.set_verbosity_error()  # else it says at length that this LoRA is of the UNet alone
 
     run = RunFolder(options.run.parent, options.run.name)
     lora = find_lora(run)

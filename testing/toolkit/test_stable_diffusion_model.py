@@ -135,6 +135,31 @@ def test_a_lora_that_fits_in_part_is_refused(folder, tmp_path, sd):
     torch.testing.assert_close(predict(sd), before)
 
 
+def _of_another_model(weights):
+    return {key.replace("transformer_blocks", "other_blocks"): value for key, value in weights.items()}
+
+
+def _of_another_width(weights):
+    wide = {key: value for key, value in weights.items() if "lora_A" in key or "lora.down" in key}
+    return weights | {key: torch.zeros(len(value), 999) for key, value in wide.items()}
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (_of_another_model, rf"none of its {NUM_TARGETS} modules has a place in this model \(was it trained"),
+    (_of_another_width, rf"{NUM_TARGETS} of its weights have another shape here, .*: \[\d+, 999\] instead of"),
+])  # fmt: skip
+def test_a_lora_of_another_model_is_refused_in_one_short_line(folder, tmp_path, sd, capfd, change, told):
+    path = save_lora(folder, tmp_path / "style.safetensors")
+    save_file(change(load_file(path)), path)
+    before = predict(sd)
+    with pytest.raises(ModelError, match=told) as caught:
+        apply_lora(sd, path)
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    # diffusers would tell the same at length, with the names of all modules.
+    assert capfd.readouterr().err == ""
+    torch.testing.assert_close(predict(sd), before)
+
+
 @pytest.mark.parametrize("content", [{"x": torch.zeros(1)}, None])
 def test_what_is_no_lora_is_refused(sd, tmp_path, content):
     path = tmp_path / "other.safetensors"
