@@ -8,6 +8,7 @@ an exchange of one word is no remedy for a caption that is wrong as a whole.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,8 @@ class EditStages:
     def fill(self, outcome: Outcome, measure: Measure | None = None) -> bool:
         """Give an outcome its edits; whether anything was measured for it.
 
-        measure: for what is not in the records (None: go no further than they do). The outcome has its own
-        losses on the first draws.
+        measure: for what is not in the records (None: all of it is; raises RunError where it is not). The
+        outcome has its own losses on the first draws.
         """
         begun = len(self.records)
         draws = range(min(BLOCK, outcome.num_draws))
@@ -46,24 +47,21 @@ class EditStages:
         if self.suggest and outcome.edit_losses is not None:
             parts = suspects(outcome)
             more = self.editor.more(outcome.item, parts, outcome.edits) if parts else []
-            if self._add(outcome, "more", more, draws, measure):
-                self._confirm(outcome, measure)
+            self._add(outcome, "more", more, draws, measure)
+            self._confirm(outcome, measure)
         return len(self.records) > begun
 
     def _add(
         self, outcome: Outcome, stage: str, edits: Sequence[Edit], draws: range, measure: Measure | None
-    ) -> bool:
-        """Add some edits with their losses to those of an outcome; whether they are known now."""
+    ) -> None:
+        """Add some edits with their losses to those of an outcome."""
         if not edits:
-            return True
+            return
         record = self._record(outcome, stage, [edit.caption for edit in edits], draws, measure)
-        if record is None:
-            return False
         losses = numpy.array(record.losses)
         known = outcome.edit_losses
         outcome.edits = [*outcome.edits, *edits]
         outcome.edit_losses = losses if known is None else numpy.concatenate([known, losses])
-        return True
 
     def _confirm(self, outcome: Outcome, measure: Measure | None) -> None:
         ratios = edit_ratios(outcome)
@@ -73,19 +71,20 @@ class EditStages:
         best = outcome.edits[min(swaps, key=lambda i: float(ratios[i]))]
         texts = [best.caption, outcome.item.caption, ""]
         record = self._record(outcome, "suggestion", texts, CONFIRMING, measure)
-        if record is not None:
-            outcome.suggestion = Suggestion(best, numpy.array(record.losses), numpy.array(record.t))
+        outcome.suggestion = Suggestion(best, numpy.array(record.losses), numpy.array(record.t))
 
     def _record(
         self, outcome: Outcome, stage: str, texts: Sequence[str], draws: range, measure: Measure | None
-    ) -> Record | None:
-        """The losses of some captions of an image: recorded, or measured now; None if they are neither."""
-        record = self.records.get(stage, outcome.key, draws.start)
+    ) -> Record:
+        """The losses of some captions of an image: recorded, or measured now."""
+        # Which captions depends on all others of the data set, so they are part of the key.
+        key = hashlib.sha256("\x1f".join([outcome.key, *texts]).encode()).hexdigest()[:32]
+        record = self.records.get(stage, key, draws.start)
         if record is not None and (len(record.losses), len(record.t)) == (len(texts), len(draws)):
             return record
         if measure is None:
-            return None
-        record = Record(outcome.key, stage, draws.start, *measure(outcome, texts, draws))
+            raise self.records.gone()
+        record = Record(key, stage, draws.start, *measure(outcome, texts, draws))
         self.records.append([record])
         return record
 

@@ -8,12 +8,13 @@ kin of those, which stand where they do ("teal", "in the [teal] sea").
 
 from __future__ import annotations
 
+import heapq
 import random
 import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy
 
@@ -26,7 +27,7 @@ PER_PART = 4  # exchanges of a part that are tried at first
 NUM_KIN = 24  # that are tried for a part which looks wrong
 # Where more different things stand between two neighbours than this, the place says nothing of their kind.
 _TELLING = 64
-_MOST_PLACES = 256  # of a phrase that are looked at
+_MOST_PLACES = 256  # of a phrase or tag that are looked at, and phrases of a place
 # Words that carry no picture; leaving them out says nothing about a caption.
 EMPTY_WORDS = frozenset((
     "a", "an", "the", "of", "on", "in", "at", "to", "with", "and", "or", "is", "are", "it", "its", "this",
@@ -36,11 +37,15 @@ EMPTY_WORDS = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A changed caption. part: what was changed; replacement: by what, None where it was left out."""
+    """A changed caption. part: what was changed; replacement: by what, None where it was left out.
+
+    further: tried only since the part looked wrong.
+    """
 
     caption: str
     part: str
     replacement: str | None = None
+    further: bool = False
 
 
 def is_tag_list(caption: str) -> bool:
@@ -75,6 +80,8 @@ class Vocabulary:
     _lists: list[tuple[str, ...]] = field(default_factory=list)
     _places: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     _every: list[str] = field(default_factory=list)
+    _holding: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("L")))
+    _kin: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, captions: Sequence[str]) -> Vocabulary:
@@ -82,21 +89,30 @@ class Vocabulary:
         made, shared = cls(), _shared_places(captions)
         for caption in captions:
             if is_tag_list(caption):
-                made._lists.append(tuple(map(sys.intern, sorted(set(tags_of(caption))))))
-                made.tags.update(made._lists[-1])
+                made._add_list(tuple(map(sys.intern, sorted(set(tags_of(caption))))))
                 continue
             for left, phrase, right, _ in _phrases(caption):
                 if _number(left, right) in shared:
                     made.slots[left, right][sys.intern(phrase)] += 1
         for tag in sorted(made.tags):
             made.heads[tag.split()[-1].lower()].append(tag)
-        # The places where something stands most often come first: the same whatever the captions' order.
-        for place in sorted(made.slots, key=lambda place: (-made.slots[place].total(), place)):
-            if len(made.slots[place]) <= _TELLING:
-                for phrase in made.slots[place]:
-                    if len(made._places[phrase]) < _MOST_PLACES:
-                        made._places[phrase].append(place)
+        made._note_places()
         return made
+
+    def _add_list(self, tags: tuple[str, ...]) -> None:
+        for tag in tags:
+            if len(self._holding[tag]) < _MOST_PLACES:
+                self._holding[tag].append(len(self._lists))
+        self._lists.append(tags)
+        self.tags.update(tags)
+
+    def _note_places(self) -> None:
+        """Where each phrase stands: the places with most in them first, whatever the captions' order."""
+        for place in sorted(self.slots, key=lambda place: (-self.slots[place].total(), place)):
+            if len(self.slots[place]) <= _TELLING:
+                for phrase in self.slots[place]:
+                    if len(self._places[phrase]) < _MOST_PLACES:
+                        self._places[phrase].append(place)
 
     def other_tags(self, tag: str, present: Collection[str], draw: random.Random, count: int) -> list[str]:
         """Tags that may stand for one: of the same last word ("red hair": "blue hair") first, then any."""
@@ -117,17 +133,23 @@ class Vocabulary:
         present: the tags of the caption; the more of them stand in the captions of another tag, the sooner it
         comes.
         """
-        head, rest = tag.split()[-1].lower(), set(present) - {tag}
-        beside = Counter[str]()
-        for tags in self._lists:
-            shared = sum(each in rest for each in tags)
-            if shared:
-                beside.update(dict.fromkeys(tags, shared))
-        others = (other for other in self._sorted_tags() if other not in present)
-        return sorted(others, key=lambda o: (o.split()[-1].lower() != head, -beside[o]))
+        head, beside = tag.split()[-1].lower(), Counter[str]()
+        for each in set(present) - {tag}:
+            for place in self._holding.get(each, ()):
+                beside.update(self._lists[place])
+        others = {*self.heads.get(head, ()), *beside} - set(present)
+        if len(others) < NUM_KIN:
+            others |= set(self.tags) - set(present)
+        ranked = ((other.split()[-1].lower() != head, -beside[other], other) for other in others)
+        return [other for *_, other in heapq.nsmallest(NUM_KIN, ranked)]
 
     def kin_of_words(self, phrase: str) -> list[str]:
         """Other phrases of a kind with one: in as many of its places as can be, then in places of those."""
+        if phrase not in self._kin:
+            self._kin[phrase] = self._find_kin(phrase)
+        return self._kin[phrase]
+
+    def _find_kin(self, phrase: str) -> list[str]:
         near, far = Counter[str](), Counter[str]()
         for place in self._places.get(phrase, ()):
             near.update(self.slots[place].keys())
@@ -135,16 +157,18 @@ class Vocabulary:
             for place in self._places[other]:
                 far.update(dict.fromkeys(self.slots[place], count))
         found = (other for other in far if other != phrase and not _changes_two(phrase, other))
-        return sorted(found, key=lambda other: (-near[other], -far[other], other))
+        return heapq.nsmallest(NUM_KIN, found, key=lambda other: (-near[other], -far[other], other))
 
     def substitutes(self, left: str, phrase: str, right: str) -> list[str]:
-        """What else stands between these neighbours, most frequent first.
+        """What else stands between these neighbours, most frequent first; no more than _MOST_PLACES.
 
         Two words are not exchanged for two quite different ones: that would be two changes.
         """
         return [
             other
-            for other, _ in self.slots[left, right].most_common()
+            for other, _ in heapq.nsmallest(
+                _MOST_PLACES, self.slots.get((left, right), {}).items(), key=lambda pair: (-pair[1], pair[0])
+            )
             if other != phrase and not _changes_two(phrase, other)
         ]
 
@@ -236,13 +260,13 @@ def swap_kin(caption: str, vocabulary: Vocabulary, parts: Collection[str]) -> li
             Edit(", ".join([*tags[:i], other, *tags[i + 1 :]]), tag, other)
             for i, tag in enumerate(tags)
             if tag in parts
-            for other in vocabulary.kin_of_tag(tag, tags)[:NUM_KIN]
+            for other in vocabulary.kin_of_tag(tag, tags)
         ]
     return _distinct(
         _exchanged(caption, place, phrase, other)
         for _, phrase, _, place in _phrases(caption)
         if phrase in parts
-        for other in vocabulary.kin_of_words(phrase)[:NUM_KIN]
+        for other in vocabulary.kin_of_words(phrase)
     )
 
 
@@ -286,4 +310,5 @@ class Editor:
         """The caption with some of its parts exchanged for others of their kind that were not tried yet."""
         tried = {item.caption, *(edit.caption for edit in known)}
         swaps = swap_kin(item.caption, self.vocabulary, parts)
-        return [edit for edit in swaps if edit.caption not in tried and self.fits(edit.caption)]
+        new = (edit for edit in swaps if edit.caption not in tried and self.fits(edit.caption))
+        return [replace(edit, further=True) for edit in new]

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy
 
 from toolkit.data.items import MediaItem
-from toolkit.errors import JobStopped, ModelError, Problem, RunError
+from toolkit.errors import JobStopped, ModelError, Problem
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
 from toolkit.evaluation.draws_layout import BLOCK, LAYOUT
@@ -108,7 +108,7 @@ class Evaluator:
         """
         self.records.open()
         edits = None if editor is None else EditStages(editor, self.records, suggest)
-        outcomes = Outcomes(items, partial(self._read, edits=edits))
+        outcomes = Outcomes(items, partial(self._read, edits=edits, base=self.network is not None))
         if self.settings.stops_early:
             self._in_rounds(outcomes)
         else:
@@ -166,23 +166,23 @@ class Evaluator:
             return None
         return record
 
-    def _read(self, item: MediaItem, num_draws: int, edits: EditStages | None = None) -> Outcome:
-        """An image with everything that is recorded of it."""
+    def _read(
+        self, item: MediaItem, num_draws: int, edits: EditStages | None = None, *, base: bool = False
+    ) -> Outcome:
+        """An image with what was measured of it: its conditions, and the edits and the base asked for."""
         outcome = self._begun(item)
         for draws in self._rounds(num_draws):
             record = self._known(MAIN_STAGE, outcome.key, draws, len(outcome.names))
             if record is None:
-                reason = "does not hold any more what was measured: was it changed or deleted meanwhile?"
-                remedy = "start again; what is left there is not measured twice"
-                raise RunError(
-                    Problem("eval.records_gone", reason, file=str(self.records.path), remedy=remedy)
-                )
+                raise self.records.gone()
             losses, t = numpy.array(record.losses, numpy.float32), numpy.array(record.t, numpy.float32)
             outcome.losses = numpy.concatenate([outcome.losses, losses], axis=1)
             outcome.t = numpy.concatenate([outcome.t, t])
-        if self.network is not None:
-            base = self._known(BASE_STAGE, outcome.key, range(num_draws), 1)
-            outcome.base_losses = None if base is None else numpy.array(base.losses[0])
+        if base:
+            record = self._known(BASE_STAGE, outcome.key, range(num_draws), 1)
+            if record is None:
+                raise self.records.gone()
+            outcome.base_losses = numpy.array(record.losses[0])
         if edits is not None:
             edits.fill(outcome)
         return outcome
@@ -299,12 +299,9 @@ class Evaluator:
         """Each image's changed captions."""
         count = self._count("images, changed captions", len(outcomes))
 
-        def measure(outcome: Outcome, texts: Sequence[str], draws: range) -> tuple[Rows, list[float]]:
-            count.begin()
-            return self._losses(outcome, texts, draws)
-
         for item, num_draws in zip(outcomes.items, outcomes.num_draws, strict=True):
-            count.end(1, measured=edits.fill(self._read(item, num_draws), measure))
+            count.begin()  # finding them takes its time too
+            count.end(1, measured=edits.fill(self._read(item, num_draws), self._losses))
 
     def _losses(self, outcome: Outcome, texts: Sequence[str], draws: range) -> tuple[Rows, list[float]]:
         """The losses of an image under some captions (captions, draws), and the levels (draws,)."""

@@ -7,6 +7,7 @@ never the records: there may be very many.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ _NAMES = tuple(each.name for each in fields(Record))
 
 
 class RecordFile:
-    """Append-only records of one design. Raises RunError if the file cannot be written."""
+    """Append-only records of one design. Raises RunError if the file cannot be read or written."""
 
     def __init__(self, path: Path, design: str) -> None:
         self.path = path
@@ -54,12 +55,30 @@ class RecordFile:
                 for line in file if ours else ():
                     self._add(_record(line), place)
                     place += len(line)
+            if not ours:
+                aside = self._free_name()
+                self.path.replace(aside)
+                told = f"{self.path.name} holds measurements of other settings; moved to {aside.name}"
+                self.notes.append(told)
         except FileNotFoundError:
             return
-        if not ours:
-            aside = self.path.with_name(f"{self.path.name}.other")
-            self.path.replace(aside)
-            self.notes.append(f"{self.path.name} holds measurements of other settings; moved to {aside.name}")
+        except OSError as error:
+            raise self._refused("read", error) from error
+
+    def _free_name(self) -> Path:
+        """Where the file can be set aside without losing another."""
+        names = (f"{self.path.name}.other{number or ''}" for number in itertools.count())
+        return next(path for path in map(self.path.with_name, names) if not path.exists())
+
+    def _refused(self, doing: str, error: OSError) -> RunError:
+        reason, remedy = f"cannot be {doing}: {error.strerror or error}", "choose another --out-dir"
+        return RunError(Problem("eval.cannot_write", reason, file=str(self.path), remedy=remedy))
+
+    def gone(self) -> RunError:
+        """The error for what was measured in this run and is not there any more."""
+        reason = "does not hold any more what was measured: was it changed or deleted meanwhile?"
+        remedy = "start again; what is left there is not measured twice"
+        return RunError(Problem("eval.records_gone", reason, file=str(self.path), remedy=remedy))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -75,6 +94,8 @@ class RecordFile:
                 found = _record(file.readline())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._refused("read", error) from error
         asked = (stage, key, first)
         return found if found is not None and (found.stage, found.key, found.first) == asked else None
 
@@ -93,10 +114,7 @@ class RecordFile:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            reason = f"cannot be written: {error.strerror or error}"
-            raise RunError(
-                Problem("eval.cannot_write", reason, file=str(self.path), remedy="choose another --out-dir")
-            ) from error
+            raise self._refused("written", error) from error
         for record, line in zip(records, lines, strict=True):
             self._add(record, place)
             place += len(line)

@@ -240,15 +240,15 @@ def _add_edits(report: ImageReport, outcome: Outcome) -> None:
         ),
         key=lambda edit: edit.log_ratio,
     )
-    swaps = [edit for edit in report.edits if edit.replacement is not None]
-    if swaps:
-        report.edit_contrast = swaps[0].log_ratio
+    ratios = zip(outcome.edits, edit_ratios(outcome), strict=True)
+    swaps = [float(ratio) for edit, ratio in ratios if edit.replacement is not None and not edit.further]
+    report.edit_contrast = min(swaps, default=None)
     found = outcome.suggestion
     if found is not None:
         own, blank = (estimate_over_levels(ratios, found.t) for ratios in found.log_ratios())
         if max(own.high, blank.high) < 0:
             confirmed = interval(own)
-            chosen = next(edit for edit in swaps if edit.caption == found.edit.caption)
+            chosen = next(edit for edit in report.edits if edit.caption == found.edit.caption)
             report.suggestion = SuggestionReport(**chosen.model_dump(), confirmed=confirmed)
 
 

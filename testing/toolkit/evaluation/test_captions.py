@@ -10,7 +10,7 @@ from PIL import Image
 
 from testing.eval_helpers import item_of
 from toolkit.evaluation.contrasts import CaptionPool, design_hash, in_sample, sampled
-from toolkit.evaluation.edits import Edit, Editor, Vocabulary, leave_one_out, swap_one
+from toolkit.evaluation.edits import NUM_KIN, Edit, Editor, Vocabulary, leave_one_out, swap_one
 from toolkit.evaluation.flags import (
     FLAGS,
     HINTS,
@@ -163,13 +163,20 @@ def test_kin_stand_where_something_stands_or_where_those_do():
 def test_a_place_for_anything_says_nothing_of_a_kind():
     many = [f"a thing{index} stands" for index in range(65)]
     assert Vocabulary.of(many).kin_of_words("thing0") == []
-    assert len(Vocabulary.of(many[:64]).kin_of_words("thing0")) == 63
+    assert len(Vocabulary.of(many[:64]).kin_of_words("thing0")) == NUM_KIN
 
 
 def test_kin_of_a_tag_have_its_last_word_or_stand_beside_the_same():
     lists = ["girl, red hair, sofa, lamp", "girl, smile, sofa, lamp", "boy, car, road", "dog, old, blue hair"]
     kin = Vocabulary.of(lists).kin_of_tag("red hair", ["girl", "red hair", "sofa", "lamp"])
     assert kin == ["blue hair", "smile", "boy", "car", "dog", "old", "road"]
+
+
+def test_asking_a_vocabulary_does_not_make_it_larger():
+    vocabulary = Vocabulary.of(SENTENCES)
+    before = len(vocabulary.slots)
+    swap_one("something that nobody said, of a purple kind", vocabulary, seed=0, content="a")
+    assert before == len(vocabulary.slots) > 0
 
 
 def test_an_editor_tries_what_is_new_and_fits():
@@ -179,6 +186,7 @@ def test_an_editor_tries_what_is_new_and_fits():
     assert {edit.replacement for edit in first if edit.part == "navy"} == {None, "light blue"}
     more = editor.more(item, ["navy", "red"], first)
     assert {edit.part for edit in more} <= {"navy", "red"}
+    assert all(edit.further for edit in more) and not any(edit.further for edit in first)
     captions = [edit.caption for edit in [*first, *more]]
     assert len(set(captions)) == len(captions) and SENTENCES[0] not in captions
     assert editor.more(item, [], first) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,7 +291,7 @@ def test_suggestions_go_on_from_their_records(evaluate, items, tmp_path):
     wrong = [replace(items[0], caption=items[3].caption), items[1]]
     editor, file = Edits([Edit("", "x")], (Edit(items[0].caption, "x", "z"),)), tmp_path / "a.jsonl"
     asked = iter([False, False, False, True])
-    with pytest.raises(JobStopped, match="0 of 2 images, changed captions"):
+    with pytest.raises(JobStopped, match="1 of 2 images, changed captions"):
         evaluate(wrong, editor=editor, suggest=True, file=file, stop=lambda: next(asked))
     assert file.exists()
     found = evaluate(wrong, editor=editor, suggest=True, file=file)
@@ -325,6 +325,41 @@ def test_records_that_vanish_meanwhile_are_told(evaluate, items, tmp_path):
     (tmp_path / "a.jsonl").unlink()
     with pytest.raises(RunError, match=r"a\.jsonl.*changed or deleted"):
         outcomes[1]
+
+
+def test_edits_of_another_vocabulary_are_not_taken_for_these(evaluate, items, tmp_path):
+    """What stands in a caption's place depends on all captions, the design on the distinct readable ones."""
+    wrong, file = replace(items[0], caption=items[3].caption), tmp_path / "a.jsonl"
+    texts = [item.caption for item in items]
+    for further in (items[0].caption, f"{items[0].caption}, drawn", items[0].caption):
+        editor = Edits([Edit("", "x")], (Edit(further, "x", "z"),))
+        (found,) = evaluate([wrong], editor=editor, suggest=True, file=file)
+        (fresh,) = evaluate([wrong], editor=editor, suggest=True)
+        assert numpy.array_equal(found.edit_losses, fresh.edit_losses)
+        assert found.suggestion.edit.caption == further
+        assert numpy.array_equal(found.suggestion.losses, fresh.suggestion.losses)
+    for count in (1, 5):
+        editor = Editor(Vocabulary.of([*texts * count, "a red star on a cream background"]), 0)
+        (found,), (fresh,) = evaluate([wrong], editor=editor, file=file), evaluate([wrong], editor=editor)
+        assert found.edits == fresh.edits and numpy.array_equal(found.edit_losses, fresh.edit_losses)
+
+
+@pytest.mark.parametrize("stage", ["base", "edits", "more", "suggestion"])
+def test_records_of_every_stage_are_missed(evaluate, items, tmp_path, stage):
+    class Off:
+        def enabled(self, on: bool = True):
+            return nullcontext()
+
+    file, wrong = tmp_path / "a.jsonl", replace(items[0], caption=items[3].caption)
+    editor = Edits([Edit("", "x")], (Edit(items[0].caption, "x", "z"),))
+    outcomes = evaluate([wrong], editor=editor, suggest=True, file=file, network=Off())
+    assert outcomes[0].suggestion is not None and outcomes[0].base_losses is not None
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert sum(f'"stage":"{stage}"' in line for line in lines) == 1
+    kept = ["#" * len(line) if f'"stage":"{stage}"' in line else line for line in lines]
+    file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    with pytest.raises(RunError, match="changed or deleted"):
+        outcomes[0]
 
 
 @pytest.mark.parametrize("settings", [{}, {"target_q": 0.2}, {"editor": True}])

@@ -76,6 +76,19 @@ def test_another_design_is_set_aside(tmp_path):
     assert held(opened(tmp_path / "a.jsonl.other", "old")) == RECORDS
 
 
+def test_nothing_that_was_set_aside_is_lost(tmp_path):
+    for design in ("first", "second", "third"):
+        opened(tmp_path / "a.jsonl", design).append(RECORDS)
+    assert held(opened(tmp_path / "a.jsonl.other", "first")) == RECORDS
+    assert held(opened(tmp_path / "a.jsonl.other1", "second")) == RECORDS
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"a\.jsonl: cannot be read: .*directory"):
+        opened(tmp_path / "a.jsonl")
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be written"):

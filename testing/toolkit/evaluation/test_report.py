@@ -170,6 +170,10 @@ def test_edits_rank_and_what_was_confirmed_is_suggested(items, outcomes):
     assert image.edit_contrast == pytest.approx(numpy.log(0.8))
     assert image.suggestion is None
     assert not image.flagged  # for ranking only
+    outcomes[5].edits[2] = Edit(
+        "c", "red", "green", further=True
+    )  # the contrast is that of what all images had
+    assert summarise(outcomes, context(items))[5].edit_contrast == pytest.approx(numpy.log(2))
     draws, levels = numpy.random.default_rng(0).uniform(1, 2, 12), numpy.linspace(0.1, 1, 12)
     spread = numpy.linspace(0.99, 1.01, 12)
     for own, blank, found in ((1.25, 2, "green"), (0.8, 2, None), (1.25, 0.9, None)):
