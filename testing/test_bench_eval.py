@@ -22,6 +22,6 @@ def test_the_cost_of_an_evaluation_is_measured_and_shared_noise_saves_most_of_it
 def test_the_memory_of_a_process_stays_where_it_is_while_images_are_measured(tmp_path):
     found = bench_eval.memory(tmp_path / "memory", num_images=4000)
     assert found["megabytes_early"] > 100
-    # From the first four hundred on it stays within some 10, as the allocator pleases; with what was last used of
-    # latents and prompts in memory it grew by 60.
+    # From the first four hundred on it stays within some 10, as the allocator pleases; with what was last
+    # used of latents and prompts in memory it grew by 60.
     assert found["megabytes_late"] - found["megabytes_early"] < 35
