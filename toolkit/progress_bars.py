@@ -6,11 +6,22 @@ from tqdm import tqdm
 
 
 class Bars:
-    """Call it with (what is counted, done, total). leave: whether a full bar stays to be seen."""
+    """Call it with (what is counted, done, total). leave: whether a full bar stays to be seen.
+
+    As a context it closes what was not finished, so that an error's line begins below the bar.
+    """
 
     def __init__(self, unit: str, *, leave: bool = True) -> None:
         self._unit, self._leave = unit, leave
         self._open: dict[str, tqdm] = {}
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for bar in self._open.values():
+            bar.close()
+        self._open.clear()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show how far it is."""

@@ -162,8 +162,7 @@ def _run(request: CaptionRequest) -> int:
     from toolkit.runs.watcher import Watcher
     from toolkit.text import count
 
-    progress = Bars("picture")
-    with StopRequest().install() as stop:
+    with Bars("picture") as progress, StopRequest().install() as stop:
         watcher = Watcher(say=tqdm.write, progress=progress, should_stop=lambda: bool(stop))
         summary = run_captioning(request, watcher)
     print(f"{count(summary.num_captioned, 'picture')} captioned, {summary.num_kept} had a caption")

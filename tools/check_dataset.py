@@ -116,10 +116,9 @@ def _run(options: argparse.Namespace) -> int:
             invert_mask=options.invert_mask,
         ),
     )
-    progress = Bars("picture", leave=False)
-    report = CheckReport(
-        datasets=[check_dataset(resolve_path(path), rules, progress) for path in options.paths]
-    )
+    with Bars("picture", leave=False) as progress:
+        checks = [check_dataset(resolve_path(path), rules, progress) for path in options.paths]
+    report = CheckReport(datasets=checks)
     to_stdout = str(options.json) == "-"
     if to_stdout:
         print(report.model_dump_json(indent=1))

@@ -202,8 +202,7 @@ def _run(options: argparse.Namespace) -> int:
     from toolkit.progress_bars import Bars
     from toolkit.runs.watcher import Watcher
 
-    progress = Bars("image")
-    with StopRequest().install() as stop:
+    with Bars("image") as progress, StopRequest().install() as stop:
         report = run_evaluation(
             request,
             Watcher(say=lambda text: tqdm.write(text), progress=progress, should_stop=lambda: bool(stop)),

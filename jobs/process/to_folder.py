@@ -63,7 +63,8 @@ def _draw(
         pictures = render(sd.architecture, requests, network=AppliedLora(sd) if lora is not None else None)
         watch.status.phase("sampling", f"Generating images - 0/{total}")
         watch.status.tick(0)
-        for index, request in enumerate(tqdm(requests, desc="Generating images", unit="image")):
+        bar = stack.enter_context(tqdm(requests, desc="Generating images", unit="image"))
+        for index, request in enumerate(bar):
             if watch.stop:
                 raise JobStopped(f"stopped after {index} of {total} pictures, written to {folder}")
             picture = next(pictures)

@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_costs_no_valid_checkpoint_and_the_run_goes_on_from
     assert code == 1
     (line,) = errors(output)
     assert "step_000000004: cannot be written: No space left on device; " in line and "MB free" in line
-    assert line.endswith("(free some space, or set training_folder to another disk)")
+    assert line.endswith("(free some space, or write to another disk (of runs: training_folder))")
     assert "note: the steps since the last save could not be saved" in output
     assert newest(folder) == "step_000000002"
     assert told(path)[0] == 0, "with space again the same command goes on"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.outcomes import Outcome
+from toolkit.runs import atomic
 
 
 class DebugLogs:
@@ -33,11 +34,11 @@ class DebugLogs:
         return [path for path in (self._debug, self._conditioning) if path is not None]
 
     def write(self, outcomes: Sequence[Outcome], encodings: Encodings) -> None:
-        """A line, or an entry, for every image."""
+        """A line, or an entry, for every image. Raises RunError if they cannot be written."""
         if not self.paths:
             return
         blank = encodings.prompt("").embeds.float()
-        with ExitStack() as stack:
+        with atomic.reporting(self.paths[0]), ExitStack() as stack:
             debug, conditioning = (
                 None if path is None else stack.enter_context(path.open("a", encoding="utf-8"))
                 for path in (self._debug, self._conditioning)

@@ -22,6 +22,7 @@ from toolkit.data.items import MediaItem
 from toolkit.seeding import keyed_random, keyed_seed
 
 START, END = "\x02", "\x03"
+_PUNCTUATION = ".,;:!?()[]\"'"  # around words
 MAX_WORDS = 2  # of a part of a sentence
 PER_PART = 4  # exchanges of a part that are tried at first
 NUM_KIN = 24  # that are tried for a part which looks wrong
@@ -64,7 +65,7 @@ def _words(caption: str) -> list[str]:
 
 def _bare(word: str) -> str:
     """A word without the punctuation around it, lower case."""
-    return word.strip(".,;:!?()[]\"'").lower()
+    return word.strip(_PUNCTUATION).lower()
 
 
 @dataclass
@@ -89,22 +90,25 @@ class Vocabulary:
         made, shared = cls(), _shared_places(captions)
         for caption in captions:
             if is_tag_list(caption):
-                made._add_list(tuple(map(sys.intern, sorted(set(tags_of(caption))))))
+                made._lists.append(tuple(map(sys.intern, sorted(set(tags_of(caption))))))
                 continue
             for left, phrase, right, _ in _phrases(caption):
                 if _number(left, right) in shared:
                     made.slots[left, right][sys.intern(phrase)] += 1
-        for tag in sorted(made.tags):
-            made.heads[tag.split()[-1].lower()].append(tag)
+        made._note_lists()
         made._note_places()
         return made
 
-    def _add_list(self, tags: tuple[str, ...]) -> None:
-        for tag in tags:
-            if len(self._holding[tag]) < _MOST_PLACES:
-                self._holding[tag].append(len(self._lists))
-        self._lists.append(tags)
-        self.tags.update(tags)
+    def _note_lists(self) -> None:
+        """Which lists hold each tag: of many any, whatever the captions' order."""
+        self._lists.sort(key=lambda tags: keyed_seed("eval-list", *tags))
+        for number, tags in enumerate(self._lists):
+            self.tags.update(tags)
+            for tag in tags:
+                if len(self._holding[tag]) < _MOST_PLACES:
+                    self._holding[tag].append(number)
+        for tag in sorted(self.tags):
+            self.heads[tag.split()[-1].lower()].append(tag)
 
     def _note_places(self) -> None:
         """Where each phrase stands: the places with most in them first, whatever the captions' order."""
@@ -271,10 +275,13 @@ def swap_kin(caption: str, vocabulary: Vocabulary, parts: Collection[str]) -> li
 
 
 def _exchanged(caption: str, place: tuple[int, int], phrase: str, other: str) -> Edit:
-    """A sentence with a phrase at some of its words exchanged; the punctuation behind it stays."""
+    """A sentence with a phrase at some of its words exchanged; capital and punctuation around it stay."""
     words, (first, last) = _words(caption), place
-    tail = words[last - 1][len(words[last - 1].rstrip(".,;:!?")) :]
-    return Edit(" ".join([*words[:first], other + tail, *words[last:]]), phrase, other)
+    old = " ".join(words[first:last])
+    bare = old.strip(_PUNCTUATION)
+    before, _, behind = old.partition(bare)
+    new = other[0].upper() + other[1:] if bare[0].isupper() else other
+    return Edit(" ".join([*words[:first], f"{before}{new}{behind}", *words[last:]]), phrase, other)
 
 
 def _chosen(others: Sequence[str], seed: int, content: str, part: str, count: int) -> list[str]:
@@ -284,13 +291,17 @@ def _chosen(others: Sequence[str], seed: int, content: str, part: str, count: in
 
 
 def _distinct(edits: Iterable[Edit]) -> list[Edit]:
-    """Each new caption once, by the shortest part that explains it."""
+    """Each new caption once: as an exchange, if it is one too, and by the shortest part that explains it."""
     found: dict[str, Edit] = {}
     for edit in edits:
         known = found.get(edit.caption)
-        if known is None or len(edit.part) < len(known.part):
+        if known is None or _plainness(edit) < _plainness(known):
             found[edit.caption] = edit
     return list(found.values())
+
+
+def _plainness(edit: Edit) -> tuple[bool, int]:
+    return edit.replacement is None, len(edit.part)
 
 
 @dataclass(frozen=True)
@@ -304,7 +315,8 @@ class Editor:
     def edits(self, item: MediaItem) -> list[Edit]:
         """The caption without each of its parts, and with each exchanged for a few others."""
         swaps = swap_one(item.caption, self.vocabulary, seed=self.seed, content=item.sha256)
-        return [edit for edit in [*leave_one_out(item.caption), *swaps] if self.fits(edit.caption)]
+        found = _distinct([*leave_one_out(item.caption), *swaps])
+        return [edit for edit in found if edit.caption != item.caption and self.fits(edit.caption)]
 
     def more(self, item: MediaItem, parts: Collection[str], known: Iterable[Edit]) -> list[Edit]:
         """The caption with some of its parts exchanged for others of their kind that were not tried yet."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ THUMBNAIL = 112  # pixels of the longer side
 TEMPLATES = Path(__file__).parent / "templates"
 NUM_BARS = 24
 MAX_SHOWN = 1000  # images on the page; a browser bears no ten thousand pictures
+MAX_EDITS = 8  # of an image, the best
 WIDTH, HEIGHT = 560.0, 180.0  # of a plot, in its own units
 
 
@@ -85,11 +86,12 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"share": share, "signed": signed}
-    gains, worst = _gone_through(report)
+    gains, compared, worst = _gone_through(report)
     scale = Scale.of([gain for each in gains.values() for gain in each])
     return environment.get_template("report.html").render(
         report=report,
         images=[_shown(report.images[place], scale) for place in worst],
+        compared=compared,
         num_left_out=len(report.images) - len(worst),
         plots=[(dataset, histogram(gains[dataset.path]), curves(dataset)) for dataset in report.datasets],
         flags=FLAGS | HINTS,
@@ -98,22 +100,30 @@ def render(report: Report) -> str:
     )
 
 
-def _gone_through(report: Report) -> tuple[dict[str, array[float]], list[int]]:
-    """The gains of each data set by its path, and the places of the images shown, the worst caption first."""
+def _gone_through(report: Report) -> tuple[dict[str, array[float]], Counter[str], list[int]]:
+    """What a look at each image tells.
+
+    By the data sets' paths their images' gains, and the most captions that one was compared under; the places
+    of the images shown, the worst caption first.
+    """
     gains: dict[str, array[float]] = defaultdict(lambda: array("d"))
+    compared = Counter[str]()
 
     def keys() -> Iterator[tuple[bool, bool, float, int]]:
         for place, image in enumerate(report.images):
             if image.log_ratio is not None:
                 gains[image.dataset].append(image.log_ratio.mean)
+            compared[image.dataset] = max(compared[image.dataset], image.num_others + 1)
             yield *badness(image), place
 
     worst = heapq.nsmallest(MAX_SHOWN, keys())
-    return gains, [place for *_, place in worst]
+    return gains, compared, [place for *_, place in worst]
 
 
 def _shown(image: ImageReport, scale: Scale) -> tuple[ImageReport, str | None, Whisker | None]:
-    return image, thumbnail(image), scale.whisker(image)
+    # All edits of a thousand images would be half a gigabyte.
+    shown = image.model_copy(update={"edits": image.edits[:MAX_EDITS], "draws": None})
+    return shown, thumbnail(image), scale.whisker(image)
 
 
 def badness(image: ImageReport) -> tuple[bool, bool, float]:

@@ -1,24 +1,29 @@
 """What was measured so far, in a file that a later start goes on from. Torch-free.
 
-One JSON object a line, appended whole and flushed: a line that a kill cut short is not read. The first line
-names the design; a file of another design is set aside, never mixed in. In memory is where each record lies,
-never the records: there may be very many.
+One JSON object a line, appended whole and flushed, with a digest of itself at its end: a line that a kill cut
+short or a disk damaged is not read, and what it said is measured again. The first line names the design; a
+file of another design is set aside, never mixed in. In memory is where each record lies, never the records:
+there may be very many.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import Problem, RunError
+from toolkit.runs import atomic
 from toolkit.seeding import keyed_seed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_DIGEST = b',"digest":"%s"}'  # how a line ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,11 @@ class Record:
     t: list[float]
 
 
-_NAMES = tuple(each.name for each in fields(Record))
+_NAMES = {each.name for each in fields(Record)}
 
 
 class RecordFile:
-    """Append-only records of one design. Raises RunError if the file cannot be read or written."""
+    """Append-only records of one design. Raises RunError if the file cannot be read, written or removed."""
 
     def __init__(self, path: Path, design: str) -> None:
         self.path = path
@@ -47,32 +52,29 @@ class RecordFile:
     def open(self) -> None:
         """Look up what an earlier start wrote whole; a file of another design is set aside."""
         self._places.clear()
-        try:
-            with self.path.open("rb") as file:
-                header = _parse(file.readline())
-                ours = header.get("schema_version") == SCHEMA_VERSION and header.get("design") == self.design
-                place = file.tell()
-                for line in file if ours else ():
+        why = None
+        with atomic.reporting(self.path, "read"), suppress(FileNotFoundError), self.path.open("rb") as file:
+            header = _parse(file.readline())
+            place = file.tell()
+            if header == self._header():
+                for line in file:
                     self._add(_record(line), place)
                     place += len(line)
-            if not ours:
-                aside = self._free_name()
+            elif place:
+                why = "has measurements of other settings" if header else "cannot be read"
+        if why:
+            aside = self._free_name()
+            with atomic.reporting(self.path, "moved"):
                 self.path.replace(aside)
-                told = f"{self.path.name} holds measurements of other settings; moved to {aside.name}"
-                self.notes.append(told)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._refused("read", error) from error
+            self.notes.append(f"{self.path.name} {why}; moved to {aside.name}")
+
+    def _header(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, "design": self.design}
 
     def _free_name(self) -> Path:
         """Where the file can be set aside without losing another."""
         names = (f"{self.path.name}.other{number or ''}" for number in itertools.count())
         return next(path for path in map(self.path.with_name, names) if not path.exists())
-
-    def _refused(self, doing: str, error: OSError) -> RunError:
-        reason, remedy = f"cannot be {doing}: {error.strerror or error}", "choose another --out-dir"
-        return RunError(Problem("eval.cannot_write", reason, file=str(self.path), remedy=remedy))
 
     def gone(self) -> RunError:
         """The error for what was measured in this run and is not there any more."""
@@ -88,33 +90,27 @@ class RecordFile:
         place = self._places.get(_hash(stage, key, first))
         if place is None:
             return None
-        try:
-            with self.path.open("rb") as file:
-                file.seek(place)
-                found = _record(file.readline())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._refused("read", error) from error
+        found = None
+        with atomic.reporting(self.path, "read"), suppress(FileNotFoundError), self.path.open("rb") as file:
+            file.seek(place)
+            found = _record(file.readline())
         asked = (stage, key, first)
         return found if found is not None and (found.stage, found.key, found.first) == asked else None
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records, on disk when this returns."""
         lines = [_line(asdict(record)) for record in records]
-        try:
-            if not self.path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                head = _line({"schema_version": SCHEMA_VERSION, "design": self.design})
-            else:
-                head = b"" if _ends_with_newline(self.path) else b"\n"  # after a line that a kill cut short
+        with atomic.reporting(self.path, size=sum(map(len, lines))):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
-                place = file.tell() + len(head)
+                place = file.tell()
+                head = b"" if place else _line(self._header())
+                if place and not _ends_with_newline(self.path):
+                    head = b"\n"  # after a line that a kill cut short
                 file.write(head + b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise self._refused("written", error) from error
+        place += len(head)
         for record, line in zip(records, lines, strict=True):
             self._add(record, place)
             place += len(line)
@@ -125,7 +121,7 @@ class RecordFile:
 
     def remove(self) -> None:
         """Delete the file: what it held is in the report now."""
-        self.path.unlink(missing_ok=True)
+        atomic.remove(self.path)
 
 
 def _hash(stage: str, key: str, first: int) -> int:
@@ -133,26 +129,30 @@ def _hash(stage: str, key: str, first: int) -> int:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
+    body = json.dumps(row, separators=(",", ":"), allow_nan=False).encode()[:-1]
+    return body + _DIGEST % _digest(body) + b"\n"
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=8).hexdigest().encode()
 
 
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """The object of a line; an empty one for a line that a kill cut short, or that is none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
+    """The object of a line without its digest; an empty one for a line that is not as it was written."""
+    line = line.removesuffix(b"\n")
+    body = line[: -len(_DIGEST % _digest(b""))]
+    if line != body + _DIGEST % _digest(body):
         return {}
-    return row if isinstance(row, dict) else {}
+    row: dict[str, Any] = json.loads(body + b"}")
+    return row
 
 
 def _record(line: bytes) -> Record | None:
     row = _parse(line)
-    return Record(*(row[name] for name in _NAMES)) if all(name in row for name in _NAMES) else None
+    return Record(**row) if row.keys() == _NAMES else None

@@ -71,6 +71,7 @@ class EditReport(_Part):
 class SuggestionReport(EditReport):
     """The exchange that fits best."""
 
+    replacement: str = Field(description="By what.")
     confirmed: Interval | None = Field(
         None, description="The log ratio on draws that had no part in choosing it."
     )

@@ -50,6 +50,7 @@ from toolkit.evaluation.statistics import (
 )
 
 if TYPE_CHECKING:
+    from toolkit.evaluation.edits import Edit
     from toolkit.evaluation.outcomes import Outcome
 
 NUM_CURVE_POINTS = 10
@@ -228,28 +229,23 @@ def _compare_with_others(
 def _add_edits(report: ImageReport, outcome: Outcome) -> None:
     if outcome.edit_losses is None:
         return
-    report.edits = sorted(
-        (
-            EditReport(
-                part=edit.part,
-                replacement=edit.replacement,
-                caption=edit.caption,
-                log_ratio=float(ratio),
-            )
-            for edit, ratio in zip(outcome.edits, edit_ratios(outcome), strict=True)
-        ),
-        key=lambda edit: edit.log_ratio,
-    )
-    ratios = zip(outcome.edits, edit_ratios(outcome), strict=True)
-    swaps = [float(ratio) for edit, ratio in ratios if edit.replacement is not None and not edit.further]
+    ratios = [float(ratio) for ratio in edit_ratios(outcome)]
+    pairs = list(zip(outcome.edits, ratios, strict=True))
+    report.edits = sorted((_edit(edit, ratio) for edit, ratio in pairs), key=lambda edit: edit.log_ratio)
+    swaps = [ratio for edit, ratio in pairs if edit.replacement is not None and not edit.further]
     report.edit_contrast = min(swaps, default=None)
     found = outcome.suggestion
     if found is not None:
-        own, blank = (estimate_over_levels(ratios, found.t) for ratios in found.log_ratios())
+        own, blank = (estimate_over_levels(row, found.t) for row in found.log_ratios())
         if max(own.high, blank.high) < 0:
-            confirmed = interval(own)
-            chosen = next(edit for edit in report.edits if edit.caption == found.edit.caption)
-            report.suggestion = SuggestionReport(**chosen.model_dump(), confirmed=confirmed)
+            chosen = _edit(found.edit, ratios[outcome.edits.index(found.edit)])
+            report.suggestion = SuggestionReport(**chosen.model_dump(), confirmed=interval(own))
+
+
+def _edit(edit: Edit, log_ratio: float) -> EditReport:
+    return EditReport(
+        part=edit.part, replacement=edit.replacement, caption=edit.caption, log_ratio=log_ratio
+    )
 
 
 def _reasons(report: ImageReport, context: Context, typical: float) -> list[Reason]:

@@ -25,7 +25,10 @@ RETRY_SECONDS = 2.0  # how long a Windows reader may keep the old file open
 
 @contextmanager
 def reporting(path: Path, doing: str = "written", *, size: int | None = None) -> Iterator[None]:
-    """Say in a RunError why `path` (of `size` bytes) cannot be written, instead of OSError's traceback."""
+    """Say in a RunError why `path` (of `size` bytes) cannot be written, instead of OSError's traceback.
+
+    doing: what was tried with it: written, read, removed.
+    """
     try:
         yield
     except _refusals() as error:
@@ -33,10 +36,11 @@ def reporting(path: Path, doing: str = "written", *, size: int | None = None) ->
         other = getattr(error, "filename", None)
         if other is not None and not Path(os.fsdecode(other)).is_relative_to(Path(path).parent):
             reason = f"{reason}: {os.fsdecode(other)}"
-        remedy = "make it writable, or write to another place (of runs: training_folder)"
+        able = "readable" if doing == "read" else "writable"
+        remedy = f"make it {able}, or write to another place (of runs: training_folder)"
         if number in _FULL:
             reason += _space(Path(path), size)
-            remedy = "free some space, or set training_folder to another disk"
+            remedy = "free some space, or write to another disk (of runs: training_folder)"
         problem = Problem(
             "run.cannot_write", f"cannot be {doing}: {reason}", file=os.fspath(path), remedy=remedy
         )
@@ -228,7 +232,7 @@ def _reason(error: BaseException) -> tuple[int | None, str]:
 
 def _space(path: Path, size: int | None) -> str:
     """How much is needed and how much there is, for the end of a line."""
-    needed = "" if size is None else f"{size / 1e6:.1f} MB needed, "
+    needed = f"{size / 1e6:.1f} MB needed, " if size is not None and size >= 1e5 else ""
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:

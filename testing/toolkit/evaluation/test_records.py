@@ -66,6 +66,49 @@ def test_bytes_that_are_no_text_cost_their_line(tmp_path):
     assert file.notes == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line.replace(b"0.2", b"0.3"),
+        lambda line: line.replace(b"[0.5,0.9]", b"null"),
+        lambda line: line.replace(b"0.4", b"NaN"),
+        lambda line: line.replace(b"key1", b"key7"),
+        lambda line: b"[" * 100_000,
+        lambda line: b"{}",
+    ],
+)
+def test_what_a_disk_damaged_is_not_taken_for_measured(tmp_path, damage):
+    opened(tmp_path / "a.jsonl").append(RECORDS)
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines()
+    assert damage(lines[2]) != lines[2]
+    lines[2] = damage(lines[2])
+    (tmp_path / "a.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    again = opened(tmp_path / "a.jsonl")
+    assert held(again) == [RECORDS[0], RECORDS[2]] and len(again) == 2
+    assert again.get("main", "key7", 0) is None
+
+
+def test_a_place_where_another_record_lies_by_now_holds_nothing(tmp_path):
+    file = opened(tmp_path / "a.jsonl")
+    file.append(RECORDS)
+    other = Record("key9", "main", 0, RECORDS[0].losses, RECORDS[0].t)
+    file.path.unlink()
+    opened(file.path).append([other, *RECORDS[1:]])
+    assert held(file) == RECORDS[1:]
+
+
+def test_an_empty_file_is_begun_and_one_without_a_first_line_set_aside(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    file = opened(tmp_path / "a.jsonl")
+    file.append(RECORDS)
+    assert held(opened(file.path)) == RECORDS and file.notes == []
+    file.path.write_bytes(file.path.read_bytes()[5:])
+    again = opened(file.path)
+    assert again.notes == ["a.jsonl cannot be read; moved to a.jsonl.other"]
+    again.append(RECORDS[:1])
+    assert held(opened(file.path)) == RECORDS[:1]
+
+
 def test_another_design_is_set_aside(tmp_path):
     opened(tmp_path / "a.jsonl", "old").append(RECORDS)
     file = opened(tmp_path / "a.jsonl", "new")
@@ -93,6 +136,13 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be written"):
         RecordFile(tmp_path / "file" / "a.jsonl", "design").append(RECORDS)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(tmp_path):
+    (tmp_path / "a.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"a\.jsonl: cannot be written: No space left.*free some space"):
+        RecordFile(tmp_path / "a.jsonl", "design").append(RECORDS)
 
 
 def test_memory_holds_where_records_lie_and_not_the_records(tmp_path):

@@ -170,9 +170,8 @@ def test_edits_rank_and_what_was_confirmed_is_suggested(items, outcomes):
     assert image.edit_contrast == pytest.approx(numpy.log(0.8))
     assert image.suggestion is None
     assert not image.flagged  # for ranking only
-    outcomes[5].edits[2] = Edit(
-        "c", "red", "green", further=True
-    )  # the contrast is that of what all images had
+    # The contrast is that of what all images had.
+    outcomes[5].edits[2] = Edit("c", "red", "green", further=True)
     assert summarise(outcomes, context(items))[5].edit_contrast == pytest.approx(numpy.log(2))
     draws, levels = numpy.random.default_rng(0).uniform(1, 2, 12), numpy.linspace(0.1, 1, 12)
     spread = numpy.linspace(0.99, 1.01, 12)
@@ -182,6 +181,7 @@ def test_edits_rank_and_what_was_confirmed_is_suggested(items, outcomes):
         suggestion = summarise(outcomes, context(items))[5].suggestion
         assert (suggestion and suggestion.replacement) == found
         if suggestion:
+            assert suggestion.log_ratio == pytest.approx(numpy.log(0.8))
             assert suggestion.confirmed.mean == pytest.approx(-numpy.log(own), rel=1e-3)
             assert suggestion.confirmed.low < suggestion.confirmed.mean < suggestion.confirmed.high < 0
 

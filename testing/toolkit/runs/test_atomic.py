@@ -215,7 +215,7 @@ def test_a_full_disk_is_told_with_path_reason_and_space(tmp_path: Path) -> None:
     for name, line in zip(names, lines, strict=True):
         assert line.startswith(f"{tmp_path / 'foo' / name}: cannot be written: File too large; "), line
         assert "MB free on its disk" in line
-        assert line.endswith("(free some space, or set training_folder to another disk)")
+        assert line.endswith("(free some space, or write to another disk (of runs: training_folder))")
     assert "0.1 MB needed" in lines[0]
     left = {path.name for path in (tmp_path / "foo").iterdir()}
     assert left == {"metrics.jsonl", "samples", "checkpoints", "commands"}
