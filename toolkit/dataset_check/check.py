@@ -28,6 +28,7 @@ from toolkit.evaluation.near_duplicates import Look, look_of, near_pairs
 LEAST_SHARE = 0.75  # of a picture's area; what is cut beyond is worth knowing
 LONGEST_ASPECT = 3.0
 MOST_TAGS = 200
+_NAMED = 3  # of the pictures that one looks like
 # What the scan says of single files when it is strict; everything else it says stops a training.
 ODDITIES = frozenset((
     "data.no_caption", "data.empty_caption", "data.orphan_caption", "data.unread_file", "data.odd_picture",
@@ -199,13 +200,16 @@ def _about_looks(items: Sequence[MediaItem], seen: dict[Path, _Seen]) -> Iterato
     """Pictures that look the same without being the same file: the scan tells of those."""
     known = [item for item in items if item.path in seen]
     alike: dict[Path, list[str]] = defaultdict(list)
+    counts = Counter[Path]()
     for i, j in near_pairs([seen[item.path].look for item in known]):
         if known[i].sha256 != known[j].sha256:
-            alike[known[i].path].append(known[j].path.name)
-            alike[known[j].path].append(known[i].path.name)
+            for one, other in ((known[i], known[j]), (known[j], known[i])):
+                counts[one.path] += 1
+                if counts[one.path] <= _NAMED:
+                    alike[one.path].append(other.path.name)
     for path, names in alike.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        text = f"looks like {', '.join(names[:3])}{more}"
+        more = f" and {counts[path] - _NAMED} more" if counts[path] > _NAMED else ""
+        text = f"looks like {', '.join(names)}{more}"
         yield path, _odd("check.near_duplicate", text)
 
 

@@ -199,8 +199,9 @@ class Evaluator:
     ) -> None:  # fmt: skip
         """Measure all conditions of some images at some draws, unless they are in the records."""
         items, count = outcomes.items, self._count(what, len(which))
+        different = _different(items, which)
         chunks = _groups(
-            which, lambda i: (items[i].bucket, self._num_conditions(items[i])), self.settings.batch_size
+            different, lambda i: (items[i].bucket, self._num_conditions(items[i])), self.settings.batch_size
         )
         for chunk in chunks:
             begun = [self._begun(items[i]) for i in chunk]
@@ -208,9 +209,10 @@ class Evaluator:
             if missing:
                 count.begin()
                 self._measure_chunk(MAIN_STAGE, begun, draws, None)
-            for i in chunk:
-                outcomes.num_draws[i] += len(draws)
             count.end(len(chunk), measured=missing)
+        count.end(len(which) - len(different), measured=False)
+        for i in which:
+            outcomes.num_draws[i] += len(draws)
 
     def _measure_chunk(
         self, stage: str, chunk: Sequence[Outcome], draws: range, names: Sequence[str] | None
@@ -285,7 +287,8 @@ class Evaluator:
         items, num_draws = outcomes.items, outcomes.num_draws
         count = self._count("images without the LoRA", len(items))
         size = self.settings.batch_size * max(map(self._num_conditions, items), default=1)
-        chunks = _groups(range(len(items)), lambda i: (items[i].bucket, num_draws[i]), size)
+        different = _different(items, range(len(items)))
+        chunks = _groups(different, lambda i: (items[i].bucket, num_draws[i]), size)
         with network.enabled(False):
             for chunk in chunks:
                 begun, draws = [self._begun(items[i]) for i in chunk], range(num_draws[chunk[0]])
@@ -294,6 +297,7 @@ class Evaluator:
                     count.begin()
                     self._measure_chunk(BASE_STAGE, begun, draws, [OWN])
                 count.end(len(chunk), measured=missing)
+        count.end(len(items) - len(different), measured=False)
 
     def _measure_edits(self, outcomes: Outcomes, edits: EditStages) -> None:
         """Each image's changed captions."""
@@ -343,12 +347,24 @@ class _Count:
     def end(self, number: int, *, measured: bool) -> None:
         """So many images more are through."""
         self.done += number
-        if measured or self.done == self.total:
+        if self.told < self.done and (measured or self.done == self.total):
             self._tell()
 
     def _tell(self) -> None:
         self.told = self.done
         self.progress(self.what, self.done, self.total)
+
+
+def _different(items: Sequence[MediaItem], which: Sequence[int]) -> Sequence[int]:
+    """Those of some images that are not as an earlier one, with an equal caption."""
+    known: set[bytes] = set()
+    found = array("L")
+    for i in which:
+        key = bytes.fromhex(key_of(items[i]))
+        if key not in known:
+            known.add(key)
+            found.append(i)
+    return found
 
 
 def _groups(which: Sequence[int], kind: Callable[[int], Hashable], size: int) -> Iterator[Sequence[int]]:

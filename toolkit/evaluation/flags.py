@@ -135,7 +135,8 @@ def caption_copies(captions: Iterable[str]) -> Counter[str]:
 def unmeant_copies(captions: Iterable[str]) -> tuple[Counter[str], int]:
     """(how many images have each caption without meaning to, how many share theirs on purpose).
 
-    Sharing is meant where at least half of all images do it, and three; then no copy is unmeant.
+    Sharing is meant where at least half of the images with a caption do it, and three; then no copy is
+    unmeant.
     """
     copies = caption_copies(captions)
     shared = sum(count for count in copies.values() if count > 1)
@@ -144,7 +145,11 @@ def unmeant_copies(captions: Iterable[str]) -> tuple[Counter[str], int]:
     return copies, 0
 
 
-def overlap(first: str, second: str) -> float:
+def words_of(caption: str) -> frozenset[str]:
+    """The words of a caption, in lower case."""
+    return frozenset(re.findall(r"\w+", caption.lower()))
+
+
+def overlap(first: frozenset[str], second: frozenset[str]) -> float:
     """Shared words of two captions as a share of all their words; 1 for two empty ones."""
-    a, b = set(re.findall(r"\w+", first.lower())), set(re.findall(r"\w+", second.lower()))
-    return len(a & b) / len(a | b) if a | b else 1.0
+    return len(first & second) / len(first | second) if first or second else 1.0

@@ -19,7 +19,7 @@ from PIL import Image
 from toolkit.data.image_files import open_rgb
 from toolkit.data.items import MediaItem
 from toolkit.data.prefetch import map_in_pieces
-from toolkit.evaluation.flags import Reason, overlap
+from toolkit.evaluation.flags import Reason, overlap, words_of
 
 NEAR_BITS = 4  # of 64: re-encoded or scaled copies differ by less
 CLEARLY = 4  # of 255
@@ -27,6 +27,8 @@ NEAR_COLOUR = 5.0  # of 255: root mean square over an 8 x 8 thumbnail
 MIN_OVERLAP = 0.5  # of the words of two captions
 _DISTANCES = 1 << 18  # of the table of all pairs at once
 _PAIRS = 1 << 12  # candidates compared in colour at once
+
+Indices = NDArray[numpy.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,13 @@ def look_at(path: Path) -> Look:
 
 
 def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
-    """Indices (i, j), i < j, of pictures that look the same.
+    """Indices (i, j), i < j, of pictures that look the same."""
+    for first, second in _near_blocks(looks):
+        yield from zip(first.tolist(), second.tolist(), strict=True)
+
+
+def _near_blocks(looks: Sequence[Look]) -> Iterator[tuple[Indices, Indices]]:
+    """The pairs of near_pairs, many at once: their first and their second indices (P,).
 
     The bits find candidates fast and know nothing of colour, which a flat picture has nothing else than.
     """
@@ -67,7 +75,7 @@ def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
         for first in range(0, len(rows), _PAIRS):
             i, j = rows[first : first + _PAIRS] + start, columns[first : first + _PAIRS] + start
             near = ((colours[i].astype(numpy.float32) - colours[j]) ** 2).mean(axis=1) <= NEAR_COLOUR**2
-            yield from zip(i[near].tolist(), j[near].tolist(), strict=True)
+            yield i[near], j[near]
 
 
 def look_at_all(paths: Sequence[Path]) -> list[Look]:
@@ -79,12 +87,22 @@ def look_at_all(paths: Sequence[Path]) -> list[Look]:
 
 def twins(items: Sequence[MediaItem]) -> dict[Path, Reason]:
     """By path: a reason for each picture whose near copy is described in other words."""
-    found: dict[Path, Reason] = {}
-    for i, j in near_pairs(look_at_all([item.path for item in items])):
-        first, second = items[i], items[j]
-        if overlap(first.caption, second.caption) >= MIN_OVERLAP:
-            continue
-        for one, other in ((first, second), (second, first)):
-            text = f"{other.path.name} looks the same and says {other.caption!r}"
-            found.setdefault(one.path, Reason("twin_images", text))
-    return found
+    words = [words_of(item.caption) for item in items]
+    numbers: dict[frozenset[str], int] = {}
+    said = numpy.array([numbers.setdefault(each, len(numbers)) for each in words])
+    twin = numpy.full(len(items), -1)
+    for first, second in _near_blocks(look_at_all([item.path for item in items])):
+        # Where very many look the same, most pairs have nothing new to tell.
+        new = (said[first] != said[second]) & ((twin[first] < 0) | (twin[second] < 0))
+        for i, j in zip(first[new].tolist(), second[new].tolist(), strict=True):
+            if overlap(words[i], words[j]) < MIN_OVERLAP:
+                twin[i], twin[j] = (j if twin[i] < 0 else twin[i]), (i if twin[j] < 0 else twin[j])
+    return {
+        item.path: _twin_reason(items[other])
+        for item, other in zip(items, twin.tolist(), strict=True)
+        if other >= 0
+    }
+
+
+def _twin_reason(other: MediaItem) -> Reason:
+    return Reason("twin_images", f"{other.path.name} looks the same and says {other.caption!r}")

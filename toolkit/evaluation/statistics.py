@@ -182,6 +182,10 @@ def bootstrap_interval(values: Sequence[float] | Floats, *, seed: int = 0, resam
 
     data = numpy.asarray(values, dtype=numpy.float64)
     mean = float(data.mean()) if len(data) else math.nan
+    # On a grid whose sums are exact: many resamples of few values are those values in another order, and
+    # whether their mean is below that of the data, which BCa counts, must not hang on how sums are rounded.
+    grid = 2.0 ** (math.frexp(float(numpy.abs(data).max(initial=0.0)))[1] - 30)
+    data = numpy.round(data / grid) * grid
     if len(data) < 2 or not numpy.ptp(data):
         return Estimate(mean, 0.0 if len(data) > 1 else math.inf, mean, mean)
     found = bootstrap(

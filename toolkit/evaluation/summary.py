@@ -243,9 +243,7 @@ def _add_edits(report: ImageReport, outcome: Outcome) -> None:
 
 
 def _edit(edit: Edit, log_ratio: float) -> EditReport:
-    return EditReport(
-        part=edit.part, replacement=edit.replacement, caption=edit.caption, log_ratio=log_ratio
-    )
+    return EditReport(part=edit.part, replacement=edit.replacement, caption=edit.caption, log_ratio=log_ratio)
 
 
 def _reasons(report: ImageReport, context: Context, typical: float) -> list[Reason]:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from testing.eval_helpers import item_of
-from toolkit.evaluation.contrasts import CaptionPool, design_hash, in_sample, sampled
 from toolkit.evaluation import edits
+from toolkit.evaluation.contrasts import CaptionPool, design_hash, in_sample, sampled
 from toolkit.evaluation.edits import NUM_KIN, Edit, Editor, Vocabulary, leave_one_out, swap_one
 from toolkit.evaluation.flags import (
     FLAGS,
@@ -21,6 +21,7 @@ from toolkit.evaluation.flags import (
     overlap,
     text_reasons,
     unmeant_copies,
+    words_of,
 )
 
 TEXTS = [f"caption {i}" for i in range(40)]
@@ -182,7 +183,9 @@ def test_kin_of_a_tag_have_its_last_word_or_stand_beside_the_same():
 def test_what_stands_in_a_place_does_not_depend_on_the_captions_order():
     """Also where more captions hold it than are looked at: three quarters of these say nothing of it."""
     lists = [f"girl, thing {i}, {'smile' if i % 4 else 'lamp'}" for i in range(1200)]
-    words = [f"a {i}th {place} cat {verb}" for i in range(70) for place, verb in (("old", "is"), ("red", "ran"))]
+    words = [
+        f"a {i}th {place} cat {verb}" for i in range(70) for place, verb in (("old", "is"), ("red", "ran"))
+    ]
     words += [f"the {animal} {verb}" for animal in ("cat", "dog", "fox") for verb in ("is", "ran", "sat")]
     found = []
     for order in (1, -1):
@@ -288,9 +291,11 @@ def test_a_caption_of_most_images_is_meant_for_them():
     assert (copies["a cat"], copies["a dog"], shared) == (2, 1, 0)
     assert unmeant_copies(["a cat", "a cat", "a dog"])[1] == 0
     assert unmeant_copies([f"a zrb on {i % 8}" for i in range(24)])[1] == 24
+    assert unmeant_copies(["a zrb"] * 3 + [""] * 9) == ({}, 3)
     assert unmeant_copies([]) == ({}, 0)
 
 
 def test_overlap_counts_words():
-    assert overlap("a red cat", "a red dog") == pytest.approx(0.5)
-    assert overlap("", "") == 1.0
+    assert overlap(words_of("a red cat"), words_of("a RED, dog")) == pytest.approx(0.5)
+    assert overlap(words_of(""), words_of("...")) == 1.0
+    assert overlap(words_of("a"), words_of("")) == 0.0

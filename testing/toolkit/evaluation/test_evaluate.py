@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -31,6 +32,7 @@ from toolkit.model_utils import load_model_for_inference
 
 NUM = 6
 DRAWS = 4
+OFF = SimpleNamespace(enabled=lambda on=True: nullcontext())  # a network that does nothing
 
 
 @pytest.fixture(scope="module")
@@ -313,10 +315,13 @@ def test_predictions_that_are_not_finite_are_told_with_their_picture(model, eval
         evaluate(items[:1])
 
 
-def test_equal_pictures_with_equal_captions_are_measured_once(evaluate, items):
-    outcomes = evaluate([items[0], items[1], items[0]])
-    assert evaluate.evaluator.num_forwards == 2 * DRAWS * 5
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_equal_pictures_with_equal_captions_are_measured_once(evaluate, items, batch_size):
+    outcomes = evaluate([items[0], items[1], items[0]], network=OFF, batch_size=batch_size)
+    assert evaluate.evaluator.num_forwards == 2 * DRAWS * 6
     assert numpy.array_equal(outcomes[0].losses, outcomes[2].losses)
+    ends = ("images", 3, 3), ("images without the LoRA", 3, 3)
+    assert [told for told in evaluate.told if told[1] == 3] == [*ends]
 
 
 def test_records_that_vanish_meanwhile_are_told(evaluate, items, tmp_path):
@@ -346,13 +351,9 @@ def test_edits_of_another_vocabulary_are_not_taken_for_these(evaluate, items, tm
 
 @pytest.mark.parametrize("stage", ["base", "edits", "more", "suggestion"])
 def test_records_of_every_stage_are_missed(evaluate, items, tmp_path, stage):
-    class Off:
-        def enabled(self, on: bool = True):
-            return nullcontext()
-
     file, wrong = tmp_path / "a.jsonl", replace(items[0], caption=items[3].caption)
     editor = Edits([Edit("", "x")], (Edit(items[0].caption, "x", "z"),))
-    outcomes = evaluate([wrong], editor=editor, suggest=True, file=file, network=Off())
+    outcomes = evaluate([wrong], editor=editor, suggest=True, file=file, network=OFF)
     assert outcomes[0].suggestion is not None and outcomes[0].base_losses is not None
     lines = file.read_text(encoding="utf-8").splitlines()
     assert sum(f'"stage":"{stage}"' in line for line in lines) == 1

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from toolkit.data.items import Bucket, MediaItem, Placement
+from toolkit.evaluation import near_duplicates
+from toolkit.evaluation.flags import overlap
 from toolkit.evaluation.near_duplicates import Look, look_at_all, look_of, near_pairs, twins
 from tools.draw_shapes import make_drawing, render
 
@@ -48,6 +50,26 @@ def test_twins_have_captions_that_differ(pictures):
     found = twins([item(path, text) for path, text in zip(pictures, said, strict=True)])
     assert {path.name for path in found} == {"0.png", "8.jpg"}
     assert "'something else entirely'" in found[pictures[0]].message
+
+
+def test_where_all_pictures_look_the_same_few_captions_are_compared(monkeypatch):
+    """Six hundred are 180,000 pairs; what a pair has to tell is known of most from others."""
+    compared = []
+
+    def counting(*words: frozenset[str]) -> float:
+        compared.append(words)
+        return overlap(*words)
+
+    monkeypatch.setattr(near_duplicates, "overlap", counting)
+    monkeypatch.setattr(near_duplicates, "look_at_all", lambda paths: [Look(0, bytes(192))] * len(paths))
+    paths = [Path(f"{number}.png") for number in range(600)]
+    found = twins([item(path, f"{path.stem} alone") for path in paths])
+    assert set(found) == set(paths) and "'1 alone'" in found[paths[0]].message
+    assert all("'0 alone'" in found[path].message for path in paths[1:])
+    assert len(compared) < 10_000
+    compared.clear()
+    assert twins([item(path, "the same of all") for path in paths]) == {}
+    assert compared == []
 
 
 def test_ten_thousand_looks_are_compared_in_seconds():

@@ -214,6 +214,16 @@ def test_the_bootstrap_interval_is_near_students_and_repeats_itself():
     assert bootstrap_interval([2.0, 2.0]).low == 2.0
 
 
+@pytest.mark.parametrize("count", [3, 5, 8])
+def test_the_bootstrap_interval_of_few_values_does_not_hang_on_their_last_bits(count):
+    values, noise = rng(1).normal(1, 0.5, count), rng(2)
+    found = bootstrap_interval(values)
+    for _ in range(5):
+        again = bootstrap_interval(values * (1 + noise.normal(0, 1e-7, count)))
+        assert (again.low, again.high) == pytest.approx((found.low, found.high), rel=1e-4)
+    assert bootstrap_interval([1.0, 1.0 + 1e-15]).low == pytest.approx(1.0)
+
+
 def test_the_bootstrap_of_ten_thousand_images_needs_little_memory():
     import tracemalloc
 
