@@ -39,7 +39,7 @@ from toolkit.evaluation.evaluate import Evaluator, Settings
 from toolkit.evaluation.measure import Measured, Subject, measure
 from toolkit.evaluation.outcomes import Outcome, Outcomes
 from toolkit.evaluation.records import RecordFile
-from toolkit.evaluation.report import Report
+from toolkit.evaluation.report import Report, SuggestionReport
 from toolkit.evaluation.statistics import anytime_p, auroc, estimate_over_levels, log_ratios, signed_rank_p
 from toolkit.evaluation.summary import Context, summarise
 from toolkit.model_utils import load_model_for_inference
@@ -203,11 +203,10 @@ class Run:
         editor = Editor(Vocabulary.of(self.planted.texts), self.seed)
         outcomes = self.outcomes(4, 0, items, editor=editor, suggest=True)
         context = Context(name=lambda o: o.item.path.name, noise_std=lambda t: t, dataset="d")
-        images = summarise(outcomes, context)
-        found = [None if image.suggestion is None else image.suggestion.caption for image in images]
+        found = [image.suggestion for image in summarise(outcomes, context)]
         proposed = [
-            caption is not None and says(caption) == says(self.planted.drawings[i].caption)
-            for i, caption in zip(which, found, strict=False)
+            made is not None and names(made, self.planted.drawings[i].caption)
+            for i, made in zip(which, found, strict=False)
         ]
         return {
             "suggested words that are right": numpy.mean(proposed),
@@ -221,6 +220,12 @@ def says(caption: str) -> frozenset[str]:
     """What a drawing's caption says, in whichever wording; a size that is not told is the medium one."""
     words = frozenset(re.findall(r"[a-z]+", caption))
     return words - {"a", "an", "at", "on", "of", "the", "with", "picture", "medium"}
+
+
+def names(made: SuggestionReport, truth: str) -> bool:
+    """Whether a suggestion makes a caption say the truth, and its own words tell what was wrong."""
+    told = says(made.replacement) <= says(truth) and not says(made.part) <= says(truth)
+    return told and says(made.caption) == says(truth)
 
 
 def mean(values: list[float]) -> float:
