@@ -129,6 +129,14 @@ def test_a_good_folder_has_nothing_to_tell(good, capsys):
     ]
 
 
+def test_of_many_that_look_the_same_three_are_named(tmp_path, capsys):
+    for quality in (80, 84, 88, 92, 96):
+        textured(1).save(tmp_path / f"{quality}.jpg", quality=quality)
+        (tmp_path / f"{quality}.txt").write_text(f"a pattern of quality {quality}")
+    run(tmp_path, "--resolution", SIDE)
+    assert "96.jpg: looks like 80.jpg, 84.jpg, 88.jpg and 1 more\n" in capsys.readouterr().out
+
+
 def test_strict_lets_oddities_count(good, tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
