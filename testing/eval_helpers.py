@@ -66,20 +66,44 @@ def planted(count: int, seed: int) -> Planted:
     return Planted(drawings, texts, kinds)
 
 
+def tags_of(drawing: Drawing, **changes: str) -> str:
+    """What a drawing shows as a list of tags, with some attributes changed."""
+    shown = {name: getattr(drawing, name) for name in ATTRIBUTES} | changes
+    place = {"centre": [], "top": ["at the top"], "bottom": ["at the bottom"]}.get(
+        shown["position"], [f"on the {shown['position']}"]
+    )
+    return ", ".join(
+        [shown["size"], f"{shown['colour']} {shown['shape']}", *place, f"{shown['background']} background"]
+    )
+
+
+def planted_tags(count: int, seed: int) -> Planted:
+    """Drawings with lists of tags, 10 % of them with one attribute wrong."""
+    draw, drawings = random.Random(seed), unseen(count, seed)
+    texts, kinds = [tags_of(drawing) for drawing in drawings], [""] * count
+    for place in draw.sample(range(count), count // 10):
+        texts[place], kinds[place] = tags_of(drawings[place], **_wrong(drawings[place], draw)), ONE
+    return Planted(drawings, texts, kinds)
+
+
 def _num_different(one: Drawing, other: Drawing) -> int:
     return sum(getattr(one, name) != getattr(other, name) for name in ATTRIBUTES)
 
 
 def _one_wrong(drawing: Drawing, draw: random.Random) -> str:
+    truth = {each: getattr(drawing, each) for each in ATTRIBUTES}
+    return draw.choice(captions(**truth | _wrong(drawing, draw)))
+
+
+def _wrong(drawing: Drawing, draw: random.Random) -> dict[str, str]:
+    """An attribute with a value that it does not have."""
     name = draw.choice(("shape", "colour", "background"))
     values = {
         "shape": list(SHAPES),
         "colour": [colour for colour in COLOURS if fits(colour, drawing.background)],
         "background": [background for background in BACKGROUNDS if fits(drawing.colour, background)],
     }[name]
-    truth = {each: getattr(drawing, each) for each in ATTRIBUTES}
-    wrong = draw.choice([value for value in values if value != truth[name]])
-    return draw.choice(captions(**truth | {name: wrong}))
+    return {name: draw.choice([value for value in values if value != getattr(drawing, name)])}
 
 
 def a_run(**changes: object) -> RunReport:

@@ -2,8 +2,9 @@
 
 First every part of the caption, left out and exchanged for a few others. Where that makes a part look wrong,
 and suggestions are asked for, everything in the data set that is of its kind. The best of many fits better
-than it deserves on the draws that chose it, so it is measured again on others; beside no caption too, since
-an exchange of one word is no remedy for a caption that is wrong as a whole.
+than it deserves on the draws that chose it, so it is measured again on others. Beside no caption too, since
+an exchange of one word is no remedy for a caption that is wrong as a whole; and beside the caption without
+what it exchanges, since that may be all that there is to gain.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy
 
 from toolkit.evaluation.draws_layout import BLOCK
-from toolkit.evaluation.edits import Edit, Editor
+from toolkit.evaluation.edits import Edit, Editor, without
 from toolkit.evaluation.outcomes import OWN, Outcome, Suggestion
 from toolkit.evaluation.records import Record, RecordFile
 from toolkit.evaluation.statistics import Floats, log_ratios
@@ -65,11 +66,14 @@ class EditStages:
 
     def _confirm(self, outcome: Outcome, measure: Measure | None) -> None:
         ratios = edit_ratios(outcome)
-        swaps = [i for i, edit in enumerate(outcome.edits) if edit.replacement is not None and ratios[i] < 0]
-        if not swaps:
+        better = sorted((i for i in range(len(ratios)) if ratios[i] < 0), key=lambda i: float(ratios[i]))
+        edits = (outcome.edits[i] for i in better)
+        best = next((edit for edit in edits if self.editor.akin(outcome.item, edit)), None)
+        if best is None:
             return
-        best = outcome.edits[min(swaps, key=lambda i: float(ratios[i]))]
-        texts = [best.caption, outcome.item.caption, ""]
+        own = outcome.item.caption
+        less = without(own, best.caption)
+        texts = [best.caption, own, "", *([less] if less != best.caption else [])]
         record = self._record(outcome, "suggestion", texts, CONFIRMING, measure)
         outcome.suggestion = Suggestion(best, numpy.array(record.losses), numpy.array(record.t))
 

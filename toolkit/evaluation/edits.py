@@ -15,6 +15,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy
 
@@ -29,6 +30,7 @@ NUM_KIN = 24  # that are tried for a part which looks wrong
 # Where more different things stand between two neighbours than this, the place says nothing of their kind.
 _TELLING = 64
 _MOST_PLACES = 256  # of a phrase or tag that are looked at, and phrases of a place
+_EXCLUDING = 0.25  # of the captions that two tags would share by chance, where they exclude each other
 # Words that carry no picture; leaving them out says nothing about a caption.
 EMPTY_WORDS = frozenset((
     "a", "an", "the", "of", "on", "in", "at", "to", "with", "and", "or", "is", "are", "it", "its", "this",
@@ -132,20 +134,37 @@ class Vocabulary:
         return self._every
 
     def kin_of_tag(self, tag: str, present: Collection[str]) -> list[str]:
-        """Other tags that may stand for one: of the same last word first, then those beside the rest of it.
+        """Other tags of a kind with one: of the same last word first, then those that exclude it.
 
         present: the tags of the caption; the more of them stand in the captions of another tag, the sooner it
         comes.
         """
-        head, beside = tag.split()[-1].lower(), Counter[str]()
-        for each in set(present) - {tag}:
-            for place in self._holding.get(each, ()):
-                beside.update(self._lists[place])
-        others = {*self.heads.get(head, ()), *beside} - set(present)
-        if len(others) < NUM_KIN:
-            others |= set(self.tags) - set(present)
+        head, beside = tag.split()[-1].lower(), self._beside(*(set(present) - {tag}))
+        akin = self.akin_to(tag)
+        others = (other for other in {*self.heads.get(head, ()), *beside} - set(present) if akin(other))
         ranked = ((other.split()[-1].lower() != head, -beside[other], other) for other in others)
         return [other for *_, other in heapq.nsmallest(NUM_KIN, ranked)]
+
+    def akin_to(self, tag: str) -> Callable[[str], bool]:
+        """Whether another tag is of a kind with one.
+
+        It has the same last word, or they exclude each other as "day" and "night" do: they hardly ever stand
+        in one caption, where by chance they would. To exchange a tag that says nothing of the picture for one
+        that says something else of it would be no exchange.
+        """
+        head, beside, held = tag.split()[-1].lower(), self._beside(tag), len(self._holding.get(tag, ()))
+
+        def akin(other: str) -> bool:
+            by_chance = held * self.tags[other] / max(1, len(self._lists))
+            excludes = by_chance >= 1 and beside[other] < _EXCLUDING * by_chance
+            return excludes or other.split()[-1].lower() == head
+
+        return akin
+
+    def _beside(self, *tags: str) -> Counter[str]:
+        """How often each tag stands in the captions of some, in each once for every one of them."""
+        places = chain.from_iterable(self._holding.get(tag, ()) for tag in tags)
+        return Counter(chain.from_iterable(self._lists[place] for place in places))
 
     def kin_of_words(self, phrase: str) -> list[str]:
         """Other phrases of a kind with one: in as many of its places as can be, then in places of those."""
@@ -290,6 +309,18 @@ def _chosen(others: Sequence[str], seed: int, content: str, part: str, count: in
     ]
 
 
+def without(caption: str, changed: str) -> str:
+    """A caption without those of its words, or tags, that a changed one has others for."""
+    listed = is_tag_list(caption)
+    own, new = (tags_of(caption), tags_of(changed)) if listed else (_words(caption), _words(changed))
+    pairs = list(zip(own, new, strict=False))
+    first = next((i for i, (old, other) in enumerate(pairs) if old != other), len(pairs))
+    most = len(pairs) - first  # that may be equal at the end
+    backwards = zip(own[::-1][:most], new[::-1], strict=False)
+    last = next((i for i, (old, other) in enumerate(backwards) if old != other), most)
+    return (", " if listed else " ").join([*own[:first], *own[len(own) - last :]])
+
+
 def _distinct(edits: Iterable[Edit]) -> list[Edit]:
     """Each new caption once: as an exchange, if it is one too, and by the shortest part that explains it."""
     found: dict[str, Edit] = {}
@@ -324,3 +355,9 @@ class Editor:
         swaps = swap_kin(item.caption, self.vocabulary, parts)
         new = (edit for edit in swaps if edit.caption not in tried and self.fits(edit.caption))
         return [replace(edit, further=True) for edit in new]
+
+    def akin(self, item: MediaItem, edit: Edit) -> bool:
+        """Whether an exchange is one for something of its kind."""
+        if edit.replacement is None or not is_tag_list(item.caption):
+            return edit.replacement is not None
+        return self.vocabulary.akin_to(edit.part)(edit.replacement)

@@ -32,9 +32,10 @@ def key_of(item: MediaItem) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """An exchange that may fit better: losses (3, F) of it, the own and the empty caption at levels t (F,).
+    """An exchange that may fit better, and its losses (1 + C, F) above those of what it has to beat.
 
-    On draws that had no part in choosing it.
+    That is the own caption, the empty one and, where that is another, the own without what is exchanged; at
+    levels t (F,), on draws that had no part in choosing it.
     """
 
     edit: Edit
@@ -42,7 +43,7 @@ class Suggestion:
     t: Floats
 
     def log_ratios(self) -> Floats:
-        """log loss(changed) - log loss(own, empty caption) (2, F): below 0 where it fits better."""
+        """log loss(changed) - log loss(each of the others) (C, F): below 0 where it fits better."""
         return log_ratios(self.losses[:1], self.losses[1:])
 
 

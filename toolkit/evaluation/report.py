@@ -130,8 +130,9 @@ class ImageReport(_Part):
     )
     suggestion: SuggestionReport | None = Field(
         None,
-        description="The exchange that fits best, if it fits better than the own caption and than none on "
-        "draws too that did not choose it; only where suggestions were asked for.",
+        description="The exchange that fits best, if it fits better than the own caption, than that without "
+        "what is exchanged and than none on draws too that did not choose it; only where suggestions were "
+        "asked for.",
     )
     base: BaseReport | None = None
     num_tokens: int | None = None

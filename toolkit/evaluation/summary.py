@@ -236,8 +236,8 @@ def _add_edits(report: ImageReport, outcome: Outcome) -> None:
     report.edit_contrast = min(swaps, default=None)
     found = outcome.suggestion
     if found is not None:
-        own, blank = (estimate_over_levels(row, found.t) for row in found.log_ratios())
-        if max(own.high, blank.high) < 0:
+        own, *more = (estimate_over_levels(row, found.t) for row in found.log_ratios())
+        if all(each.high < 0 for each in (own, *more)):
             chosen = _edit(found.edit, ratios[outcome.edits.index(found.edit)])
             report.suggestion = SuggestionReport(**chosen.model_dump(), confirmed=interval(own))
 

@@ -22,7 +22,7 @@ from toolkit.diffusion.diffusion_loss import diffusion_loss
 from toolkit.errors import JobStopped, ModelError, RunError
 from toolkit.evaluation.contrasts import CaptionPool
 from toolkit.evaluation.draws import Design
-from toolkit.evaluation.edits import Edit, Editor, Vocabulary
+from toolkit.evaluation.edits import Edit, Editor, Vocabulary, without
 from toolkit.evaluation.encodings import Encodings, randomised, zeroed
 from toolkit.evaluation.evaluate import Evaluator, Settings
 from toolkit.evaluation.measure import Measured, Subject, measure
@@ -282,7 +282,7 @@ def test_where_a_part_looks_wrong_more_is_tried_and_the_best_is_measured_again(m
     assert found.edit_losses.shape == (4, 4)
     suggestion = found.suggestion
     assert suggestion.edit.caption == right
-    texts = [right, wrong.caption, ""]
+    texts = [right, wrong.caption, "", without(wrong.caption, right)]
     again = measure(model, [subject(model, wrong, texts)], range(4, 16), Design()).losses[0]
     assert suggestion.losses == pytest.approx(again.numpy(), rel=1e-4)
     assert suggestion.losses[1, :4] == pytest.approx(found.of("own")[4:], rel=1e-4)  # its own draws go on

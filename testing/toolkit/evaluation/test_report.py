@@ -177,8 +177,9 @@ def test_edits_rank_and_what_was_confirmed_is_suggested(items, outcomes):
     assert summarise(outcomes, context(items))[5].edit_contrast == pytest.approx(numpy.log(2))
     draws, levels = numpy.random.default_rng(0).uniform(1, 2, 12), numpy.linspace(0.1, 1, 12)
     spread = numpy.linspace(0.99, 1.01, 12)
-    for own, blank, found in ((1.25, 2, "green"), (0.8, 2, None), (1.25, 0.9, None)):
-        losses = draws * numpy.stack([numpy.ones(12), own * spread, blank * spread])
+    tried = ((1.25, 2, 1.5, "green"), (0.8, 2, 1.5, None), (1.25, 0.9, 1.5, None), (1.25, 2, 0.9, None))
+    for own, blank, less, found in tried:
+        losses = draws * numpy.stack([numpy.ones(12), own * spread, blank * spread, less * spread])
         outcomes[5].suggestion = Suggestion(outcomes[5].edits[2], losses, levels)
         suggestion = summarise(outcomes, context(items))[5].suggestion
         assert (suggestion and suggestion.replacement) == found
