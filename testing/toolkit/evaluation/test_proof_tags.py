@@ -24,7 +24,7 @@ from toolkit.model_utils import load_model_for_inference
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-NUM, SEEDS, NUM_RIGHT = 60, 5, 12
+NUM, SEEDS, NUM_RIGHT = 60, 5, 18
 
 
 @pytest.fixture(scope="module")
