@@ -117,3 +117,40 @@ def a_run(**changes: object) -> RunReport:
         "started": "now", "seconds": 1.0, "versions": {"torch": "2"},
     }  # fmt: skip
     return RunReport(**(values | changes))
+
+
+def errors_in(value: Any, schema: dict[str, Any], whole: dict[str, Any], place: str = "$") -> list[str]:
+    """What a value lacks to keep to a JSON Schema; of its vocabulary what pydantic writes."""
+    if "$ref" in schema:
+        return errors_in(value, whole["$defs"][schema["$ref"].rsplit("/", 1)[1]], whole, place)
+    if "anyOf" in schema:
+        found = [errors_in(value, each, whole, place) for each in schema["anyOf"]]
+        return [] if [] in found else min(found, key=len)
+    if "const" in schema and value != schema["const"]:
+        return [f"{place}: {value!r} is not {schema['const']!r}"]
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "null": type(None),
+        "integer": int,
+    }
+    kind = schema.get("type")
+    right = isinstance(value, int | float) if kind == "number" else isinstance(value, types.get(kind, object))
+    if not right or (isinstance(value, bool) and kind in ("number", "integer")):
+        return [f"{place}: {value!r} is no {kind}"]
+    errors = []
+    if isinstance(value, dict):
+        known, other = schema.get("properties", {}), schema.get("additionalProperties", True)
+        errors += [f"{place}: lacks {name}" for name in schema.get("required", []) if name not in value]
+        for name, inner in value.items():
+            if name not in known and other is False:
+                errors.append(f"{place}: has {name}")
+            rule = known.get(name, other if isinstance(other, dict) else {})
+            errors += errors_in(inner, rule, whole, f"{place}.{name}")
+    if isinstance(value, list):
+        rules = schema.get("prefixItems", [schema.get("items", {})] * len(value))
+        for index, (inner, rule) in enumerate(zip(value, rules, strict=True)):
+            errors += errors_in(inner, rule, whole, f"{place}[{index}]")
+    return errors

@@ -42,6 +42,20 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files in other encodings cannot, nor half an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """The text, with what cannot be written spelled out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def one_line(text: str) -> str:
     """The text with line breaks and other control characters spelled out, as programs write them."""
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)

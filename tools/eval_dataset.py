@@ -161,7 +161,7 @@ def request_of(options: argparse.Namespace) -> EvalRequest:
     """The evaluation that the arguments ask for. Raises ConfigError with everything that is wrong."""
     from toolkit.evaluation.arguments import make_request
 
-    return make_request({key: value for key, value in vars(options).items() if key not in ("schema", "html")})
+    return make_request({key: value for key, value in vars(options).items() if key != "schema"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,12 +210,8 @@ def _run(options: argparse.Namespace) -> int:
     for line in summary_lines(report):
         print(line)
     print(f"report {request.report_path}")
-    if options.html:
-        from toolkit.evaluation.html_report import write_html
-
-        page = request.report_path.with_suffix(".html")
-        write_html(report, page)
-        print(f"page {page}")
+    if request.html:
+        print(f"page {request.page_path}")
     return EXIT_OK
 
 

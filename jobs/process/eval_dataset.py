@@ -15,7 +15,6 @@ def run(loaded: LoadedJob, section: EvalProcess) -> None:
     """
     from toolkit.accelerator import pick_device
     from toolkit.evaluation.arguments import make_request
-    from toolkit.evaluation.html_report import write_html
     from toolkit.evaluation.preparing import VERIFIED
     from toolkit.evaluation.service import run_evaluation
     from toolkit.evaluation.summary import summary_lines
@@ -49,8 +48,6 @@ def run(loaded: LoadedJob, section: EvalProcess) -> None:
             Watcher(say=session.say, progress=progress, should_stop=session.stop_requested),
             load=lambda: build.load_model(model, dtype=build.torch_dtype(dtype), device=device),
         )
-        if section.eval.html:
-            write_html(report, request.report_path.with_suffix(".html"))
         for line in summary_lines(report):
             session.say(line)
         session.say(f"report {request.report_path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,16 @@ def test_what_is_wrong_beside_its_length_is_told_of_a_caption_that_is_too_long(t
     assert found["002.png"] == ["twin_images"]
 
 
+def test_a_page_that_cannot_be_written_costs_no_measurement(drawings, tmp_path, capsys):
+    page = (tmp_path / REPORT).with_suffix(".html")
+    page.mkdir()
+    assert eval_dataset.main(arguments(drawings, tmp_path, "--html")) == 1
+    assert re.search(r"\nerror: .*\.html: cannot be written", capsys.readouterr().err)
+    page.rmdir()
+    assert eval_dataset.main(arguments(drawings, tmp_path, "--html")) == 0
+    assert read(tmp_path / REPORT).run.num_forwards == 0 and page.is_file()
+
+
 def test_some_of_the_images(drawings, tmp_path):
     assert eval_dataset.main(arguments(drawings, tmp_path, "--max-samples", "2", "--no-normalize-loss")) == 0
     some = read(tmp_path / REPORT)
@@ -158,6 +169,12 @@ def test_some_of_the_images(drawings, tmp_path):
         (["--arch", "sd51"], 3, ["sd51"]),
         (["--timestep-type", "cubist", "--dtype", "float8", "--fdr", "2"], 2, ["cubist", "float8", "fdr"]),
         (["--job-name", "x" * 250], 2, ["of at most 200 bytes"]),
+        (
+            ["--job-name", "\udcff", "--trigger-word", "\udcff"],
+            2,
+            ["job_name: cannot be", "trigger_word: cannot"],
+        ),
+        (["--dataset-path", ".", "./toolkit/.."], 2, ["dataset_path: is named twice: ./toolkit/.."]),
         (["--caption-ext", ""], 2, ["caption_ext: '' must be the end of a file's name"]),
         (["--eval-resolution", "7"], 2, ["eval_resolution: 7 must be at least 8"]),
         (["--apply-inference-lora"], 2, ["apply_inference_lora: no LoRA is named"]),
@@ -283,6 +300,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path, number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), output
+    assert number == signal.SIGKILL or "\nstopped after" in output  # below the bar
     assert not (out / REPORT).exists()
     measured = records.read_text(encoding="utf-8").count("\n") - 1
     assert eval_dataset.main(command[2:]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import DatasetError, Problem
+from toolkit.text import is_unicode, printable
 
 PLACEHOLDERS = ("[trigger]", "[name]")
 
@@ -46,13 +47,15 @@ def parse_caption(content: Any) -> Caption:
     Raises ValueError for anything else.
     """
     if isinstance(content, str):
-        return Caption(tidy(content))
+        content = {"caption": content}
     if not isinstance(content, dict):
         raise ValueError('expected text, or an object with the text under "caption"')
     texts = {key: content.get(key) for key in ("caption", "caption_short")}
     for key, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise ValueError(f'expected text under "{key}"')
+        if text is not None and not is_unicode(text):
+            raise ValueError(f'half a character under "{key}": "{printable(tidy(text))}"')
     short = texts["caption_short"]
     return Caption(tidy(texts["caption"] or ""), None if short is None else tidy(short))
 

@@ -14,6 +14,7 @@ from typing import Any
 from toolkit.data.captions import Caption, parse_caption, read_text
 from toolkit.errors import DatasetError, Problem
 from toolkit.paths import resolve_path
+from toolkit.text import is_unicode, printable
 
 LIST_SUFFIXES = (".json", ".jsonl")
 # Where an object of a list names its picture and its caption; the first of each that is there counts.
@@ -42,13 +43,10 @@ def read_list(path: Path) -> dict[str, Caption]:
 
     try:
         for line, name, content in _entries(path):
-            if not isinstance(name, str) or not name.strip():
-                wrong(f"an entry names no picture (under {' or '.join(PATH_KEYS)})", line)
-                continue
             try:
-                caption = parse_caption(content)
+                caption = _caption(name, content)
             except ValueError as error:
-                wrong(f"'{name}': {error}", line)
+                wrong(str(error), line)
                 continue
             place = _place(path.parent, name)
             if place in captions:
@@ -63,6 +61,18 @@ def read_list(path: Path) -> dict[str, Caption]:
     if problems:
         raise DatasetError(problems)
     return dict(sorted(captions.items()))
+
+
+def _caption(name: Any, content: Any) -> Caption:
+    """What is said about a picture. Raises ValueError for what is no name or no caption."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"an entry names no picture (under {' or '.join(PATH_KEYS)})")
+    if not is_unicode(name):
+        raise ValueError(f"half a character in the name '{printable(name)}'")
+    try:
+        return parse_caption(content)
+    except ValueError as error:
+        raise ValueError(f"'{name}': {error}") from error
 
 
 def _entries(path: Path) -> Iterator[Entry]:

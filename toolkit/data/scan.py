@@ -23,6 +23,7 @@ from toolkit.data.image_memo import ImageMemo
 from toolkit.data.inspection import Progress, inspect_all, walk_files
 from toolkit.data.items import PLAIN, Bucket, CaptionRules, MediaItem
 from toolkit.errors import DatasetError, Problem
+from toolkit.text import is_unicode, printable
 
 UNREAD_SUFFIXES = (
     (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".jp2", ".j2k")
@@ -98,21 +99,36 @@ def _find_pictures(
 
     without: folders of other pictures, wherever they lie.
     """
+    if not _is_written(path, "", findings):
+        return _Found(path, [], captions)
     if is_list(path):
         return _listed_pictures(path, captions, findings)
     if not path.is_dir():
         reason = "is a file, not a folder of pictures" if path.exists() else "no such folder"
         findings.problems.append(Problem("data.no_folder", reason, file=str(path)))
         return _Found(path, [], captions)
-    files = list(walk_files(path, without))
+    files = [name for name in walk_files(path, without) if _is_written(path, name, findings)]
     pictures = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
     _note_unread(path, files, findings)
-    if not pictures:
+    if not pictures and not findings.problems:
         looked_for = ", ".join(f"*{suffix}" for suffix in IMAGE_SUFFIXES)
         message = f"no images found in {path}; looked for {looked_for} in it and its folders"
         findings.problems.append(Problem("data.no_images", message))
         return _Found(path, [], captions)
     return _Found(path, pictures, captions, tuple(set(files) - set(pictures)))
+
+
+def _is_written(folder: Path, name: str, findings: Findings) -> bool:
+    """Whether a path can be put into texts, as reports and caches do.
+
+    Appends a problem for one of a picture, or of the folder itself (name: "").
+    """
+    path = str(folder / name)
+    written = is_unicode(path)
+    if not written and (not name or name.lower().endswith(IMAGE_SUFFIXES)):
+        reason, file = "its name is not UTF-8", printable(path)
+        findings.problems.append(Problem("data.file_name", reason, file=file, remedy="rename it"))
+    return written
 
 
 def _listed_pictures(path: Path, captions: CaptionSource, findings: Findings) -> _Found:

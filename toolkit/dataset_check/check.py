@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 from PIL import ImageStat
 
 from toolkit.data.captions import insert_trigger, normalize_extension
@@ -23,7 +24,7 @@ from toolkit.dataset_check.sharpness import SOFT_RATIO, octave_ratio
 from toolkit.errors import DatasetError, Problem
 from toolkit.evaluation.edits import EMPTY_WORDS, is_tag_list, tags_of
 from toolkit.evaluation.flags import text_reasons, unmeant_copies
-from toolkit.evaluation.near_duplicates import Look, look_of, near_pairs
+from toolkit.evaluation.near_duplicates import Look, look_of, near_blocks
 
 LEAST_SHARE = 0.75  # of a picture's area; what is cut beyond is worth knowing
 LONGEST_ASPECT = 3.0
@@ -199,18 +200,23 @@ def _about_sizes(items: Sequence[MediaItem], seen: dict[Path, _Seen]) -> Iterato
 def _about_looks(items: Sequence[MediaItem], seen: dict[Path, _Seen]) -> Iterator[tuple[Path, Finding]]:
     """Pictures that look the same without being the same file: the scan tells of those."""
     known = [item for item in items if item.path in seen]
-    alike: dict[Path, list[str]] = defaultdict(list)
-    counts = Counter[Path]()
-    for i, j in near_pairs([seen[item.path].look for item in known]):
-        if known[i].sha256 != known[j].sha256:
-            for one, other in ((known[i], known[j]), (known[j], known[i])):
-                counts[one.path] += 1
-                if counts[one.path] <= _NAMED:
-                    alike[one.path].append(other.path.name)
-    for path, names in alike.items():
-        more = f" and {counts[path] - _NAMED} more" if counts[path] > _NAMED else ""
-        text = f"looks like {', '.join(names)}{more}"
-        yield path, _odd("check.near_duplicate", text)
+    files: dict[str, int] = {}
+    same = numpy.array([files.setdefault(item.sha256, len(files)) for item in known])
+    alike: list[list[int]] = [[] for _ in known]
+    counts = numpy.zeros(len(known), int)
+    for first, second in near_blocks([seen[item.path].look for item in known]):
+        other = same[first] != same[second]
+        for ones, others in ((first[other], second[other]), (second[other], first[other])):
+            # Where very many look the same, most have named theirs long ago.
+            few = counts[ones] < _NAMED
+            for i, j in zip(ones[few].tolist(), others[few].tolist(), strict=True):
+                alike[i].append(j)
+            numpy.add.at(counts, ones, 1)
+    for item, ones, count in zip(known, alike, counts.tolist(), strict=True):
+        if ones:
+            names = [known[j].path.name for j in sorted(ones)[:_NAMED]]
+            more = f" and {count - _NAMED} more" if count > _NAMED else ""
+            yield item.path, _odd("check.near_duplicate", f"looks like {', '.join(names)}{more}")
 
 
 def _about_captions(

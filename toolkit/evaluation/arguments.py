@@ -13,6 +13,7 @@ from toolkit.data.captions import is_extension
 from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
 from toolkit.paths import OUTPUT_ROOT, resolve_path
+from toolkit.text import is_unicode
 
 MODEL_KEYS = ("name_or_path", "arch", "vae_path", "dtype")
 # ai-toolkit's tool reads these too; they say nothing here, or only at their defaults.
@@ -81,6 +82,7 @@ def make_request(values: Mapping[str, Any]) -> Any:
         debug_noise=bool(values.get("debug_noise")),
         debug_captions=values["debug_captions"],
         log_conditioning=values["log_conditioning"],
+        html=bool(values.get("html")),
     )
 
 
@@ -126,16 +128,29 @@ def _wrong(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield _problem("against_base", "needs a LoRA to compare with the base model", "name one with lora")
     if values.get("apply_inference_lora") and not values.get("lora"):
         yield _problem("apply_inference_lora", "no LoRA is named", "name it in the model_config_file")
+    yield from _not_there(values)
+
+
+def _not_there(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Files and folders that are missing, or there twice."""
     if values.get("lora") and not resolve_path(values["lora"]).is_file():
         yield _problem("lora", f"no such file: {values['lora']}")
+    seen: set[Path] = set()
     for path in values["dataset_path"]:
         place = resolve_path(path)
+        if place.resolve() in seen:
+            yield _problem("dataset_path", f"is named twice: {path}", "leave one out")
+        seen.add(place.resolve())
         if not place.is_dir() and not (is_list(place) and place.is_file()):
             yield _problem("dataset_path", f"no such folder, nor a .json or .jsonl list: {path}")
 
 
 def _unknown(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Names that stand for nothing."""
+    """Names that stand for nothing, and what no report can hold."""
+    for key, value in values.items():
+        texts = value if isinstance(value, list) else [value]
+        if not all(is_unicode(str(text)) for text in texts):
+            yield _problem(key, "cannot be written as UTF-8")
     name = values["timestep_type"]
     if name not in EVAL_TIMESTEP_TYPES:
         guess = did_you_mean(name, EVAL_TIMESTEP_TYPES)

@@ -15,7 +15,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy
 
@@ -228,14 +228,16 @@ def _phrases(caption: str) -> list[tuple[str, str, str, tuple[int, int]]]:
             # A part neither begins nor ends with an empty word, nor spans punctuation.
             if inside[0] in EMPTY_WORDS or inside[-1] in EMPTY_WORDS or not all(inside):
                 continue
-            if any(_ends_clause(word) for word in words[first : first + length - 1]):
+            if _is_split(words[first : first + length]):
                 continue
             found.append((bare[first], " ".join(inside), bare[first + 1 + length], (first, first + length)))
     return found
 
 
-def _ends_clause(word: str) -> bool:
-    return word[-1:] in ".,;:!?"
+def _is_split(words: Sequence[str]) -> bool:
+    """Whether there is punctuation between some words, which then are no phrase."""
+    pairs = pairwise(words)
+    return any(old[-1:] in _PUNCTUATION or new[:1] in _PUNCTUATION for old, new in pairs)
 
 
 def leave_one_out(caption: str) -> list[Edit]:
@@ -347,7 +349,7 @@ class Editor:
         """The caption without each of its parts, and with each exchanged for a few others."""
         swaps = swap_one(item.caption, self.vocabulary, seed=self.seed, content=item.sha256)
         found = _distinct([*leave_one_out(item.caption), *swaps])
-        return [edit for edit in found if edit.caption != item.caption and self.fits(edit.caption)]
+        return [edit for edit in found if self.fits(edit.caption)]
 
     def more(self, item: MediaItem, parts: Collection[str], known: Iterable[Edit]) -> list[Edit]:
         """The caption with some of its parts exchanged for others of their kind that were not tried yet."""

@@ -122,7 +122,7 @@ def _gone_through(report: Report) -> tuple[dict[str, array[float]], Counter[str]
 
 def _shown(image: ImageReport, scale: Scale) -> tuple[ImageReport, str | None, Whisker | None]:
     # All edits of a thousand images would be half a gigabyte.
-    shown = image.model_copy(update={"edits": image.edits[:MAX_EDITS], "draws": None})
+    shown = image.model_copy(update={"edits": image.edits[:MAX_EDITS]})
     return shown, thumbnail(image), scale.whisker(image)
 
 
@@ -133,8 +133,18 @@ def badness(image: ImageReport) -> tuple[bool, bool, float]:
 
 
 def share(log_ratio: float) -> str:
-    """A log ratio of losses as the share by which the second is below the first: 0.1 -> "-9.5 %"."""
-    change = math.expm1(-log_ratio)
+    """A log ratio of losses as the share by which the second is below the first: 0.1 -> "-9.5 %".
+
+    From ten times on as a multiple, which of few draws an interval may well end at.
+    """
+    change = math.expm1(min(-log_ratio, 700.0))
+    if change >= 9:
+        times = change + 1
+        return (
+            f"\N{MULTIPLICATION SIGN}{times:.0f}"
+            if times < 10_000
+            else "\N{MULTIPLICATION SIGN}10000 or more"
+        )
     return f"{change:+.1%}".replace("%", " %").replace("-", "\N{MINUS SIGN}")
 
 

@@ -25,6 +25,7 @@ NEAR_BITS = 4  # of 64: re-encoded or scaled copies differ by less
 CLEARLY = 4  # of 255
 NEAR_COLOUR = 5.0  # of 255: root mean square over an 8 x 8 thumbnail
 MIN_OVERLAP = 0.5  # of the words of two captions
+MOST_COMPARED = 256  # captions of pictures that look like one
 _DISTANCES = 1 << 18  # of the table of all pairs at once
 _PAIRS = 1 << 12  # candidates compared in colour at once
 
@@ -54,11 +55,11 @@ def look_at(path: Path) -> Look:
 
 def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
     """Indices (i, j), i < j, of pictures that look the same."""
-    for first, second in _near_blocks(looks):
+    for first, second in near_blocks(looks):
         yield from zip(first.tolist(), second.tolist(), strict=True)
 
 
-def _near_blocks(looks: Sequence[Look]) -> Iterator[tuple[Indices, Indices]]:
+def near_blocks(looks: Sequence[Look]) -> Iterator[tuple[Indices, Indices]]:
     """The pairs of near_pairs, many at once: their first and their second indices (P,).
 
     The bits find candidates fast and know nothing of colour, which a flat picture has nothing else than.
@@ -86,14 +87,20 @@ def look_at_all(paths: Sequence[Path]) -> list[Look]:
 
 
 def twins(items: Sequence[MediaItem]) -> dict[Path, Reason]:
-    """By path: a reason for each picture whose near copy is described in other words."""
+    """By path: a reason for each picture whose near copy is described in other words.
+
+    Of a picture's near copies MOST_COMPARED or some more are looked at.
+    """
     words = [words_of(item.caption) for item in items]
     numbers: dict[frozenset[str], int] = {}
     said = numpy.array([numbers.setdefault(each, len(numbers)) for each in words])
-    twin = numpy.full(len(items), -1)
-    for first, second in _near_blocks(look_at_all([item.path for item in items])):
+    twin, compared = numpy.full(len(items), -1), numpy.zeros(len(items), int)
+    for first, second in near_blocks(look_at_all([item.path for item in items])):
         # Where very many look the same, most pairs have nothing new to tell.
-        new = (said[first] != said[second]) & ((twin[first] < 0) | (twin[second] < 0))
+        open_ = (twin < 0) & (compared < MOST_COMPARED)
+        new = (said[first] != said[second]) & (open_[first] | open_[second])
+        numpy.add.at(compared, first[new], 1)
+        numpy.add.at(compared, second[new], 1)
         for i, j in zip(first[new].tolist(), second[new].tolist(), strict=True):
             if overlap(words[i], words[j]) < MIN_OVERLAP:
                 twin[i], twin[j] = (j if twin[i] < 0 else twin[i]), (i if twin[j] < 0 else twin[j])

@@ -8,11 +8,12 @@ there may be very many.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -43,30 +44,39 @@ _NAMES = {each.name for each in fields(Record)}
 class RecordFile:
     """Append-only records of one design. Raises RunError if the file cannot be read, written or removed."""
 
-    def __init__(self, path: Path, design: str) -> None:
+    def __init__(self, path: Path, design: str, tell: Callable[[str], None] = lambda text: None) -> None:
         self.path = path
         self.design = design
-        self.notes: list[str] = []
+        self._tell = tell
         self._places: dict[int, int] = {}  # by a hash of stage, key and first draw: where the line begins
 
     def open(self) -> None:
-        """Look up what an earlier start wrote whole; a file of another design is set aside."""
+        """Look up what an earlier start wrote whole.
+
+        A file of another design is set aside, and one of this design that was set aside is taken up again.
+        """
         self._places.clear()
-        why = None
+        with atomic.reporting(self.path, "read"):
+            found = _head(self.path)
+            if found != self._header():
+                self._change_places("cannot be read" if found == {} else "has measurements of other settings")
         with atomic.reporting(self.path, "read"), suppress(FileNotFoundError), self.path.open("rb") as file:
-            header = _parse(file.readline())
-            place = file.tell()
-            if header == self._header():
-                for line in file:
-                    self._add(_record(line), place)
-                    place += len(line)
-            elif place:
-                why = "has measurements of other settings" if header else "cannot be read"
-        if why:
+            place = len(file.readline())
+            for line in file:
+                self._add(_record(line), place)
+                place += len(line)
+
+    def _change_places(self, why: str) -> None:
+        """Set the file aside, if it has anything, and bring one of this design in its place."""
+        if self.path.exists() and self.path.stat().st_size:
             aside = self._free_name()
-            with atomic.reporting(self.path, "moved"):
-                self.path.replace(aside)
-            self.notes.append(f"{self.path.name} {why}; moved to {aside.name}")
+            self.path.replace(aside)
+            self._tell(f"{self.path.name} {why}; moved to {aside.name}")
+        for each in sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}.other*")):
+            if _head(each) == self._header():
+                each.replace(self.path)
+                self._tell(f"{each.name} has measurements of these settings: going on from there")
+                return
 
     def _header(self) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, "design": self.design}
@@ -122,6 +132,16 @@ class RecordFile:
     def remove(self) -> None:
         """Delete the file: what it held is in the report now."""
         atomic.remove(self.path)
+
+
+def _head(path: Path) -> dict[str, Any] | None:
+    """The first line of a file: None without one, empty if it cannot be made out."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+    except FileNotFoundError:
+        return None
+    return _parse(line) if line else None
 
 
 def _hash(stage: str, key: str, first: int) -> int:

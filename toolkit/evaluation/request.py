@@ -42,8 +42,14 @@ class EvalRequest:
     debug_noise: bool = False
     debug_captions: bool = False
     log_conditioning: bool = False
+    html: bool = False
 
     @property
     def report_path(self) -> Path:
         """Where the report goes."""
         return self.out_dir / report_name(self.job_name, self.step)
+
+    @property
+    def page_path(self) -> Path:
+        """Where the page goes, if one is asked for."""
+        return self.report_path.with_suffix(".html")

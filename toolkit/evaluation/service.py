@@ -22,6 +22,7 @@ from toolkit.evaluation.edits import Editor, Vocabulary
 from toolkit.evaluation.encodings import Encodings
 from toolkit.evaluation.evaluate import Evaluator
 from toolkit.evaluation.flags import Reason, text_reasons, unmeant_copies
+from toolkit.evaluation.html_report import write_html
 from toolkit.evaluation.image_store import ImageStore
 from toolkit.evaluation.near_duplicates import twins
 from toolkit.evaluation.outcomes import Outcome
@@ -63,9 +64,10 @@ def run_evaluation(
     *,
     load: Callable[[], StableDiffusion] | None = None,
 ) -> Report:
-    """Measure and write the report. load: the model, where it is more than the request's fields say.
+    """Measure, and write the report and the page if one is asked for.
 
-    Raises UserError for what its user can mend, JobStopped if stopped.
+    load: the model, where it is more than the request's fields say. Raises UserError for what its user can
+    mend, JobStopped if stopped; the next start goes on from what was measured.
     """
     watcher = watcher or Watcher()
     started, clock = datetime.now(UTC), time.monotonic()
@@ -85,6 +87,8 @@ def run_evaluation(
             notes=run.notes,
         )
         write_report(report, request.report_path)
+        if request.html:
+            write_html(report, request.page_path)
         for records in run.finished:
             records.remove()
     return report
@@ -157,7 +161,7 @@ class _Run:
         # A design, a pool of captions and a place: whatever they depend on but the images themselves.
         design = design_hash([self.design, pool.texts])
         name = f".{request.job_name}_{request.step:09d}_{index}.partial.jsonl"
-        records = RecordFile(request.out_dir / name, design)
+        records = RecordFile(request.out_dir / name, design, lambda note: self.watcher.say(f"note: {note}"))
         evaluator = Evaluator(
             self.model,
             self.encodings,
@@ -182,7 +186,6 @@ class _Run:
         if request.debug_noise:
             for line in noise_lines(outcomes, self._noise_std):
                 self.watcher.say(line)
-        self.notes += records.notes
         self.finished.append(records)
         self.num_forwards += evaluator.num_forwards
         images = self._kept(self._reports(dataset, outcomes))

@@ -217,7 +217,7 @@ def _compare_with_others(
     report.rank_p_value = conformal_p(report.rank, len(others))
     best = int(means.argmin())
     # Every other had its chance, so the best of them pays for all (Bonferroni).
-    p = min(1.0, len(others) * min(p_of(row) for row in ratios))
+    p = min(1.0, len(others) * p_of(ratios[best]))
     texts = [
         text for name, text in zip(outcome.names, outcome.texts, strict=True) if name.startswith("other:")
     ]

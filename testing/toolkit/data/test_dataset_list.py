@@ -83,6 +83,8 @@ def test_pictures_elsewhere_are_found(folder, tmp_path_factory, monkeypatch):
         ("x.json", '{"a.png": "one", "a.png": "two"}', ["'a.png' is there twice"]),
         ("x.json", '{"a.png": "one", "./a.png": "two"}', ["'./a.png' is listed twice"]),
         ("x.json", '{"a.png": 3, "b.png": {"caption": 4}, "c.png": "c"}', ["'a.png': exp", "'b.png': exp"]),
+        ("x.json", '{"a.png": "a \\ud83d cat", "\\ud83d.png": "b"}',
+            [r'half a character under "caption": "a \ud83d cat"', r"half a character in the name '\ud83d."]),
         ("x.json", '[{"caption": "a cat"}, "a.png"]', ["names no picture", "names no picture"]),
         ("x.jsonl", '{"path": "a.png", "text": "a"}\n{"path"', ["line 2"]),
         ("x.jsonl", '{"path": "a.png", "text": "a"}\n{"text": "b"}', [":2: an entry names no picture"]),

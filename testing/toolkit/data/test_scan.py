@@ -105,6 +105,12 @@ def test_empty_and_missing_folders(folder: Path, scan: Scan) -> None:
     assert "is a file" in str(problem)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_no_report_can_hold_are_problems(folder: Path, scan: Scan) -> None:
+    draw(folder / "a.png", caption="a").rename(os.fsdecode(bytes(folder) + b"/\xff.png"))
+    assert [str(p) for p in scan().problems] == [f"{folder}/\\udcff.png: its name is not UTF-8 (rename it)"]
+
+
 def test_other_kinds_of_files_are_noted(folder: Path, scan: Scan) -> None:
     draw(folder / "a.png", caption="x")
     (folder / "b.gif").write_bytes(b"GIF89a")

@@ -200,6 +200,7 @@ def test_pooled_embeddings_are_ablated_too(model):
 
 def test_each_picture_and_each_caption_is_encoded_once(model, evaluate, items):
     evaluate(batch_size=2)
+    assert evaluate.told == [("images", done, NUM) for done in (2, 4, 6)]
     encodings = evaluate.evaluator.encodings
     assert encodings.num_latents == NUM
     assert encodings.num_prompts == len({item.caption for item in items} | {""})

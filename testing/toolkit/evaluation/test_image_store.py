@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -88,6 +89,14 @@ except RunError as error:
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert re.search(r"reports of images: cannot be written: No space left.*free some space", ended.stdout)
     assert ended.stderr == ""
+
+
+def test_what_the_system_takes_in_parts_is_written_whole(tmp_path):
+    store = ImageStore(tmp_path)
+    file, store._file = store._file, mock.Mock(wraps=store._file)
+    store._file.write.side_effect = lambda data: file.write(data[:100])
+    store.append(image(0))
+    assert store._file.write.call_count > 2 and store[0] == image(0)
 
 
 def test_what_cannot_be_read_back_is_one_line(store):

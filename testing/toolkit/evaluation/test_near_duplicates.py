@@ -70,6 +70,9 @@ def test_where_all_pictures_look_the_same_few_captions_are_compared(monkeypatch)
     compared.clear()
     assert twins([item(path, "the same of all") for path in paths]) == {}
     assert compared == []
+    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 8)
+    assert twins([item(path, f"nearly the same of all {path.stem}") for path in paths]) == {}
+    assert 600 * 4 <= len(compared) < 15_000
 
 
 def test_ten_thousand_looks_are_compared_in_seconds():

@@ -13,8 +13,8 @@ from toolkit.evaluation.records import Record, RecordFile
 RECORDS = [Record(f"key{i}", "main", 0, [[0.1 * i, 0.2], [0.3, 0.4]], [0.5, 0.9]) for i in range(3)]
 
 
-def opened(path: Path, design: str = "design") -> RecordFile:
-    file = RecordFile(path, design)
+def opened(path: Path, design: str = "design", notes: list[str] | None = None) -> RecordFile:
+    file = RecordFile(path, design, [].append if notes is None else notes.append)
     file.open()
     return file
 
@@ -57,13 +57,14 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path, cut):
 
 
 def test_bytes_that_are_no_text_cost_their_line(tmp_path):
+    notes: list[str] = []
     file = opened(tmp_path / "a.jsonl")
     file.append(RECORDS[:1])
     with file.path.open("ab") as stream:
         stream.write(b"\x00\xff\xfe{}\n" + b'{"key": "no losses"}\n')
     file.append(RECORDS[1:])
-    assert held(file) == held(opened(file.path)) == RECORDS
-    assert file.notes == []
+    assert held(file) == held(opened(file.path, notes=notes)) == RECORDS
+    assert notes == []
 
 
 @pytest.mark.parametrize(
@@ -98,32 +99,41 @@ def test_a_place_where_another_record_lies_by_now_holds_nothing(tmp_path):
 
 
 def test_an_empty_file_is_begun_and_one_without_a_first_line_set_aside(tmp_path):
+    notes: list[str] = []
     (tmp_path / "a.jsonl").touch()
-    file = opened(tmp_path / "a.jsonl")
+    file = opened(tmp_path / "a.jsonl", notes=notes)
     file.append(RECORDS)
-    assert held(opened(file.path)) == RECORDS and file.notes == []
+    assert held(opened(file.path, notes=notes)) == RECORDS and notes == []
     file.path.write_bytes(file.path.read_bytes()[5:])
-    again = opened(file.path)
-    assert again.notes == ["a.jsonl cannot be read; moved to a.jsonl.other"]
+    again = opened(file.path, notes=notes)
+    assert notes == ["a.jsonl cannot be read; moved to a.jsonl.other"]
     again.append(RECORDS[:1])
     assert held(opened(file.path)) == RECORDS[:1]
 
 
-def test_another_design_is_set_aside(tmp_path):
+def test_another_design_is_set_aside_and_taken_up_again(tmp_path):
+    notes: list[str] = []
     opened(tmp_path / "a.jsonl", "old").append(RECORDS)
-    file = opened(tmp_path / "a.jsonl", "new")
+    file = opened(tmp_path / "a.jsonl", "new", notes)
     assert held(file) == []
-    assert "a.jsonl.other" in file.notes[0]
     file.append(RECORDS[:1])
     assert held(file) == RECORDS[:1]
-    assert held(opened(tmp_path / "a.jsonl.other", "old")) == RECORDS
+    assert notes == ["a.jsonl has measurements of other settings; moved to a.jsonl.other"]
+    notes.clear()
+    assert held(opened(tmp_path / "a.jsonl", "old", notes)) == RECORDS
+    assert [note.split(" ", 1)[0] for note in notes] == ["a.jsonl", "a.jsonl.other"]
+    assert "going on from there" in notes[1]
+    opened(tmp_path / "a.jsonl", "new").remove()
+    assert held(opened(tmp_path / "a.jsonl", "old")) == RECORDS
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_nothing_that_was_set_aside_is_lost(tmp_path):
-    for design in ("first", "second", "third"):
-        opened(tmp_path / "a.jsonl", design).append(RECORDS)
-    assert held(opened(tmp_path / "a.jsonl.other", "first")) == RECORDS
-    assert held(opened(tmp_path / "a.jsonl.other1", "second")) == RECORDS
+    for number, design in enumerate(("first", "second", "third")):
+        opened(tmp_path / "a.jsonl", design).append(RECORDS[number:])
+    for number, design in enumerate(("first", "second", "third")):
+        assert held(opened(tmp_path / "a.jsonl", design)) == RECORDS[number:]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
@@ -143,6 +153,16 @@ def test_a_full_disk_is_one_line(tmp_path):
     (tmp_path / "a.jsonl").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"a\.jsonl: cannot be written: No space left.*free some space"):
         RecordFile(tmp_path / "a.jsonl", "design").append(RECORDS)
+
+
+def test_a_file_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
+    def refuse(path: Path, **how: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = opened(tmp_path / "a.jsonl")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match=r"a\.jsonl: cannot be removed: Permission denied"):
+        file.remove()
 
 
 def test_memory_holds_where_records_lie_and_not_the_records(tmp_path):
