@@ -117,12 +117,10 @@ def test_leave_one_out_of_a_sentence_leaves_words_that_say_something():
 
 @pytest.mark.parametrize("caption", ["a red, square", 'a "red" square', "a (red) square", "a red (square)"])
 def test_no_part_spans_punctuation(caption):
-    lines = [f"a {what}" for what in ("red square", "blue circle", "big blue circle")]
-    found = swap_one(caption, Vocabulary.of(lines), seed=0, content="a")
-    assert not any(" " in edit.part for edit in found)
-    assert "red square" in {
-        edit.part for edit in swap_one(lines[0], Vocabulary.of([*lines, "a cat"]), seed=0, content="a")
-    }
+    lines = ["a red square", "a circle"]
+    vocabulary = Vocabulary.of(lines)
+    assert [edit.part for edit in swap_one(lines[0], vocabulary, seed=0, content="a")] == ["red square"]
+    assert swap_one(caption, vocabulary, seed=0, content="a") == []
 
 
 def test_leave_one_out_of_tags():
