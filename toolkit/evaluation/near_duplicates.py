@@ -53,14 +53,8 @@ def look_at(path: Path) -> Look:
     return look_of(open_rgb(path))
 
 
-def near_pairs(looks: Sequence[Look]) -> Iterator[tuple[int, int]]:
-    """Indices (i, j), i < j, of pictures that look the same."""
-    for first, second in near_blocks(looks):
-        yield from zip(first.tolist(), second.tolist(), strict=True)
-
-
 def near_blocks(looks: Sequence[Look]) -> Iterator[tuple[Indices, Indices]]:
-    """The pairs of near_pairs, many at once: their first and their second indices (P,).
+    """Pairs of pictures that look the same, many at once: their indices (P,) and (P,), the first the lower.
 
     The bits find candidates fast and know nothing of colour, which a flat picture has nothing else than.
     """

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy
 from PIL import ImageOps
 
 from toolkit.data.image_files import open_rgb
 from toolkit.data.items import MediaItem
 from toolkit.errors import DatasetError, Problem
-from toolkit.evaluation.near_duplicates import Look, look_of, near_pairs
+from toolkit.evaluation.near_duplicates import Look, look_of, near_blocks
 from toolkit.seeding import keyed_seed
 
 Name = TypeVar("Name", bound=Hashable)
@@ -57,9 +58,16 @@ def groups_of(looks: Sequence[Looks]) -> list[int]:
         return index
 
     # A mirrored picture need only be found beside one that is not: both ways of each are in the list.
-    for i, j in near_pairs([own for own, _ in looks] + [mirrored for _, mirrored in looks]):
-        first, second = sorted((root(i % count), root(j % count)))
-        parents[second] = first
+    known, num_looked_at = numpy.arange(count), 0
+    for first, second in near_blocks([own for own, _ in looks] + [mirrored for _, mirrored in looks]):
+        first, second = first % count, second % count
+        new = known[first] != known[second]  # most are not, where very many look alike
+        for i, j in zip(first[new].tolist(), second[new].tolist(), strict=True):
+            one, other = sorted((root(i), root(j)))
+            parents[other] = one
+            num_looked_at += 1
+        if num_looked_at > count:
+            known, num_looked_at = numpy.array([root(index) for index in range(count)]), 0
     return [root(index) for index in range(count)]
 
 

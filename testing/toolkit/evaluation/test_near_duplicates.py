@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -12,7 +13,7 @@ from PIL import Image
 from toolkit.data.items import Bucket, MediaItem, Placement
 from toolkit.evaluation import near_duplicates
 from toolkit.evaluation.flags import overlap
-from toolkit.evaluation.near_duplicates import Look, look_at_all, look_of, near_pairs, twins
+from toolkit.evaluation.near_duplicates import Look, look_at_all, look_of, near_blocks, twins
 from tools.draw_shapes import make_drawing, render
 
 
@@ -28,6 +29,10 @@ def pictures(tmp_path_factory) -> list[Path]:
     return paths
 
 
+def near_pairs(looks: Sequence[Look]) -> list[tuple[int, int]]:
+    return [pair for block in near_blocks(looks) for pair in zip(*map(list, block), strict=True)]
+
+
 def item(path: Path, caption: str) -> MediaItem:
     return MediaItem(
         id=path.name, path=path, sha256=path.name, caption=caption, dataset="d", bucket=Bucket(32, 32),
@@ -41,8 +46,8 @@ def test_copies_are_found_in_another_format_and_size(pictures):
 
 def test_only_colours_tell_flat_pictures_apart():
     flat = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", (250, 0, 3))]
-    assert list(near_pairs([look_of(image) for image in flat])) == [(0, 2)]
-    assert list(near_pairs([])) == []
+    assert near_pairs([look_of(image) for image in flat]) == [(0, 2)]
+    assert near_pairs([]) == []
 
 
 def test_twins_have_captions_that_differ(pictures):
@@ -82,5 +87,5 @@ def test_ten_thousand_looks_are_compared_in_seconds():
     bits = draws.integers(0, 2**63, 8500)
     looks += [Look(int(b), draws.bytes(192)) for b in bits]
     start = time.process_time()
-    assert list(near_pairs(looks)) == []
+    assert near_pairs(looks) == []
     assert time.process_time() - start < 30

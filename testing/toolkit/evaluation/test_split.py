@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.sparse.csgraph import connected_components
 
 from toolkit.data.scan import scan_dataset
 from toolkit.errors import DatasetError
-from toolkit.evaluation import split
+from toolkit.evaluation import near_duplicates, split
+from toolkit.evaluation.near_duplicates import Look
 from toolkit.evaluation.split import Picture
 
 
@@ -88,6 +90,18 @@ def test_a_chain_of_small_changes_is_one_group(tmp_path):
         looks.append(split.look_both_ways(path))
     assert len(set(split.groups_of(looks))) == 1
     assert len(set(split.groups_of([looks[0], looks[-1]]))) == 2
+
+
+@pytest.mark.parametrize("spread", [0, 20, 60])
+def test_groups_are_the_connected_components_also_of_a_crowd(monkeypatch, spread):
+    """Against scipy's, of flat greys whose neighbours look alike, with few pairs at once."""
+    monkeypatch.setattr(near_duplicates, "_PAIRS", 16)
+    greys = numpy.random.default_rng(spread).integers(0, 1 + 2 * spread, 60)
+    looks = [Look(0, bytes([int(grey)] * 192)) for grey in greys]
+    alike = abs(greys[:, None] - greys[None]) <= near_duplicates.NEAR_COLOUR
+    _, wanted = connected_components(alike)
+    found = split.groups_of([(look, look) for look in looks])
+    assert [[a == b for b in found] for a in found] == (wanted[:, None] == wanted[None]).tolist()
 
 
 def test_the_choice_hangs_on_content_and_seed_alone(pictures):
