@@ -28,7 +28,8 @@ def cache_root() -> Path:
 def resolve_path(name: str | os.PathLike[str]) -> Path:
     """A user's path: `~` expanded; relative paths count from the working folder, else from the repository."""
     path = Path(name).expanduser()
-    if path.is_absolute() or path.exists() or not (ROOT / path).exists():
+    # Not Path.exists, which raises for a name that is too long.
+    if path.is_absolute() or os.path.exists(path) or not os.path.exists(ROOT / path):  # noqa: PTH110
         return path
     return ROOT / path
 

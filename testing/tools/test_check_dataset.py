@@ -172,18 +172,26 @@ def test_what_the_model_will_see(good, tmp_path, capsys):
         (["/no/such/folder"], 1, "no such folder"),
         (["FILE"], 1, "not a folder of pictures"),
         (["EMPTY"], 1, "no images found"),
+        (["LOOP"], 1, "no such folder"),
+        (["x" * 300], 1, "no such folder"),
     ],
 )
 def test_what_is_no_data_set_is_told(tmp_path, capsys, arguments, code, named):
     (tmp_path / "file.txt").touch()
     (tmp_path / "empty").mkdir()
-    places = {"FILE": tmp_path / "file.txt", "EMPTY": tmp_path / "empty"}
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    places = {"FILE": tmp_path / "file.txt", "EMPTY": tmp_path / "empty", "LOOP": tmp_path / "loop"}
     assert run(*(places.get(each, each) for each in arguments)) == code
     assert named in capsys.readouterr().out
 
 
 def test_wrong_arguments_end_with_two(good, capsys):
-    wrong = (["--resolution", "0"], ["--size-multiple", "100000"], ["--caption-ext", ""])
+    wrong = (
+        ["--resolution", "0"],
+        ["--size-multiple", "100000"],
+        ["--caption-ext", ""],
+        ["--trigger-word", "\udcff"],
+    )
     for arguments in ([], *([str(good), *each] for each in wrong)):
         with pytest.raises(SystemExit) as ended:
             check_dataset.main(arguments)

@@ -153,6 +153,7 @@ def test_some_of_the_images(drawings, tmp_path):
     ("options", "code", "named"),
     [
         (["--dataset-path", "/no/such"], 2, ["dataset_path: no such folder"]),
+        (["--dataset-path", "x" * 300], 2, ["dataset_path: no such folder"]),
         (["--samples-per-image", "0", "--fdr", "2"], 2, ["samples_per_image: 0 must", "fdr: 2.0 must"]),
         (["--fixed-noise-std", "0"], 2, ["fixed_noise_std: 0.0 must be in (0, 1]"]),
         (["--timestep-type", "sigmoit"], 2, ["did you mean 'sigmoid'?"]),

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
-from toolkit.errors import ModelError, Problem
+from toolkit.errors import ConfigError, ModelError, Problem
 from toolkit.paths import resolve_model
 
 MODEL_KEY = "model"
@@ -21,6 +22,7 @@ INSTRUCTION = (
     "surroundings, the light, the colours and the style. State only what is visible."
 )
 _WHERE = "give a folder of transformers, or a hub id such as OWNER/NAME"
+_ASK = "ask otherwise; docs/captioning.md tells what each kind of model takes"
 FLORENCE_TASK = "<MORE_DETAILED_CAPTION>"
 
 
@@ -46,18 +48,38 @@ class Captioner:
         has_tasks = FLORENCE_TASK in getattr(processor, "task_prompts_without_inputs", {})
         usual = INSTRUCTION if self._is_chat else FLORENCE_TASK if has_tasks else None
         self.prompt = prompt or usual
+        self._was_asked = bool(prompt)
 
     @torch.no_grad()
     def caption(self, images: Sequence[Image.Image]) -> list[Said]:
         """What the model says about each picture (8-bit RGB), by greedy or beam search: equal every time."""
-        inputs = self._inputs(list(images)).to(self.model.device, self.model.dtype)
-        ids: Tensor = self.model.generate(
-            **inputs, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams,
-            do_sample=False, temperature=None, top_p=None, top_k=None,
-        )  # fmt: skip
+        try:
+            inputs = self._inputs(list(images)).to(self.model.device, self.model.dtype)
+            length = self._length(inputs.get("input_ids"))
+            ids: Tensor = self.model.generate(
+                **inputs, max_new_tokens=length, num_beams=self.num_beams,
+                do_sample=False, temperature=None, top_p=None, top_k=None,
+            )  # fmt: skip
+        except ValueError as error:
+            if not self._was_asked:
+                raise
+            reason = f"the model does not take it: {' '.join(str(error).split())}"
+            raise ConfigError(Problem("caption.argument", reason, key="prompt", remedy=_ASK)) from error
         ids = _without_prompt(ids, inputs.get("input_ids"))
         texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [Said(text, self._is_cut(row)) for text, row in zip(texts, ids, strict=True)]
+        return [Said(text, self._is_cut(row, length)) for text, row in zip(texts, ids, strict=True)]
+
+    def _length(self, prompt: Tensor | None) -> int:
+        """The most tokens of an answer: those asked for, or as many as the model has places for."""
+        config = self.model.config
+        places = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if not isinstance(places, int):
+            return self.max_new_tokens
+        taken = 1 if prompt is None or config.is_encoder_decoder else 1 + prompt.shape[1]
+        if taken >= places:
+            reason = f"{taken} tokens, and the model has places for {places}"
+            raise ConfigError(Problem("caption.argument", reason, key="prompt", remedy="shorten it"))
+        return min(self.max_new_tokens, places - taken)
 
     def _inputs(self, images: list[Image.Image]) -> Any:
         """The processor's batch for pictures and prompt."""
@@ -72,14 +94,14 @@ class Captioner:
             texts = {"text": [self.prompt] * len(images), "padding": True}
         return self.processor(images=images, return_tensors="pt", **texts)
 
-    def _is_cut(self, ids: Tensor) -> bool:
+    def _is_cut(self, ids: Tensor, length: int) -> bool:
         """Whether an output (L,) came to the limit of its length before its own end."""
         config = self.model.generation_config
         ends = {config.pad_token_id, self.processor.tokenizer.pad_token_id}
         eos = config.eos_token_id
         ends |= set(eos) if isinstance(eos, list | tuple) else {eos}
         forced = getattr(config, "forced_eos_token_id", None) is not None  # some are made to end there
-        return len(ids) >= self.max_new_tokens and (forced or int(ids[-1]) not in ends)
+        return len(ids) >= length and (forced or int(ids[-1]) not in ends)
 
 
 def _without_prompt(ids: Tensor, prompt: Tensor | None) -> Tensor:
@@ -116,7 +138,7 @@ def load_captioner(
         model: Any = AutoModelForImageTextToText.from_pretrained(
             place, config=config, dtype=dtype, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _refused(name, " ".join(str(error).split()), remedy=None if local else _WHERE) from error
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "right" if config.is_encoder_decoder else "left"

@@ -15,9 +15,10 @@ from toolkit.data.captions import read_caption
 from toolkit.data.findings import Findings
 from toolkit.data.image_files import IMAGE_SUFFIXES
 from toolkit.data.image_memo import ImageMemo
-from toolkit.data.inspection import Progress, inspect_all, walk_files
+from toolkit.data.inspection import Progress, inspect_all, is_written, walk_files
 from toolkit.errors import ConfigError, DatasetError, Problem
 from toolkit.paths import resolve_path
+from toolkit.text import is_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,13 @@ class Plan:
 
 
 def check_request(request: CaptionRequest) -> Iterator[Problem]:
-    """Folders that are not there, or not to be written into."""
+    """Folders that are not there or not to be written into, and texts that no file can hold."""
+    for key in ("prefix", "suffix", "prompt"):
+        if not is_unicode(getattr(request, key) or ""):
+            yield Problem("caption.argument", "cannot be written as UTF-8", key=key)
     for name in request.dataset_paths:
         folder = resolve_path(name)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
             yield Problem("caption.argument", f"no such folder: {name}", key="dataset_path")
         elif not request.dry_run and not os.access(folder, os.W_OK | os.X_OK):
             remedy = "make it writable, or look at the captions first with dry_run"
@@ -85,7 +89,12 @@ def make_plan(request: CaptionRequest, progress: Progress | None = None) -> Plan
 def _plan_folder(
     folder: Path, request: CaptionRequest, plan: Plan, findings: Findings, progress: Progress | None
 ) -> None:
-    names = [name for name in walk_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    if not is_written(folder, "", findings):
+        return
+    names = [
+        name for name in walk_files(folder)
+        if name.lower().endswith(IMAGE_SUFFIXES) and is_written(folder, name, findings)
+    ]  # fmt: skip
     owners: dict[Path, str] = {}
     wanted: list[str] = []
     for name in names:
@@ -96,7 +105,7 @@ def _plan_folder(
             )
             continue
         owners[file] = name
-        if request.recaption or not _has_caption(file, findings):
+        if not _has_caption(file, findings) or request.recaption:  # read in any case: it may be unreadable
             wanted.append(name)
         else:
             plan.num_kept += 1

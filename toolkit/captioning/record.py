@@ -100,7 +100,11 @@ def undo(path: Path) -> tuple[int, list[str]]:
     restored, left = 0, []
     for each in reversed(list(_written(rows))):
         file = Path(each.file)
-        now = _text_of(file)
+        now: object
+        try:
+            now = _text_of(file)
+        except DatasetError as error:  # of another encoding by now, or not to be read
+            now = error
         if now == each.before:
             continue
         if now != each.text:
@@ -137,7 +141,8 @@ def _json_object(file: Path, before: str | None) -> dict[str, Any]:
 def _last_run(path: Path) -> list[dict[str, Any]]:
     """The lines of the latest run, its settings first; lines cut short by a kill are passed over."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # Not splitlines: captions may hold other ends of lines than the one between two rows.
+        lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     except OSError:
         return []
     rows = [row for row in map(_parsed, lines) if row]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.paths import resolve_path
 from toolkit.runs import atomic
 
 RECORD = "captions.jsonl"
@@ -41,9 +43,10 @@ class CaptionRequest:
 
     @property
     def fingerprint(self) -> str:
-        """The same for two requests that would write the same captions, whatever the number of pictures."""
+        """The same for two requests that would write the same captions in the same folders."""
         told = [
             self.model, self.caption_ext, self.recaption, self.prompt, self.prefix, self.suffix,
             self.strip_intro, self.max_new_tokens, self.num_beams, self.resolution,
+            sorted(os.path.realpath(resolve_path(path)) for path in self.dataset_paths),
         ]  # fmt: skip
         return hashlib.sha256(atomic.to_json(told).encode()).hexdigest()[:16]

@@ -147,9 +147,10 @@ class _Run:
 
     def _keep(self, picture: Picture, said: Said) -> None:
         request = self.request
-        caption = compose(
-            said.text, cut=said.cut, intro=request.strip_intro, prefix=request.prefix, suffix=request.suffix
-        )
+        # An opening that was asked for says what it was asked for.
+        asked = bool(request.prompt) and said.text.strip().lower().startswith(str(request.prompt).lower())
+        intro = request.strip_intro and not asked
+        caption = compose(said.text, cut=said.cut, intro=intro, prefix=request.prefix, suffix=request.suffix)
         if not caption:
             remedy = "ask otherwise with prompt, or caption it by hand"
             message = "the model says nothing about it"
@@ -182,5 +183,5 @@ def shrunk(image: Image.Image, resolution: int) -> Image.Image:
 def _says(picture: Picture, text: str) -> bool:
     try:
         return picture.file.read_text(encoding="utf-8") == text
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return False

@@ -10,11 +10,12 @@ from toolkit.data.captions import tidy
 _THING = r"(?:image|picture|photo|photograph|scene|illustration|drawing|painting)"
 _SEEN = r"(?:there (?:is|are)|(?:we|you) (?:can )?see)"
 _SHOWS = r"(?:shows|depicts|features|displays|presents|captures|contains|is of|is)"
+_DETERMINER = r"(?:an?|the|some|one|two|three|several|many)"
 _INTROS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"^(?:this|the) {_THING}(?: here)? (?:\w+ly )?{_SHOWS}\s+",
-        rf"^in (?:this|the) {_THING},?\s+(?:{_SEEN}\s+)?",
+        rf"^in (?:this|the) {_THING}(?:,\s+(?:{_SEEN}\s+)?|\s+{_SEEN}\s+|\s+(?={_DETERMINER}\s))",
         rf"^an? (?:close-?up )?{_THING} of\s+",
         rf"^{_SEEN}\s+",
     )

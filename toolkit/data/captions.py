@@ -98,6 +98,8 @@ def read_caption(path: Path) -> Caption | None:
     except ValueError as error:
         raise _unreadable(path, f"not valid JSON: {error}") from error
     try:
+        if not is_unicode(json.dumps(content, ensure_ascii=False)):
+            raise ValueError("holds half a character, such as one half of an emoji")
         return parse_caption(content)
     except ValueError as error:
         raise _unreadable(path, str(error)) from error

@@ -7,6 +7,7 @@ in place of an object), a list of objects that name their picture, and the same 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ Entry = tuple[int | None, Any, Any]  # (line, path, what is said about it)
 
 def is_list(path: Path) -> bool:
     """Whether a dataset's path names a list of pictures rather than a folder."""
-    return path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112 - raises never
 
 
 def read_list(path: Path) -> dict[str, Caption]:

@@ -45,7 +45,7 @@ class ImageMemo:
         kind: str = "images",
         forget: bool = False,
     ) -> None:
-        folder = dataset_folder.resolve()
+        folder = Path(os.path.realpath(dataset_folder))
         name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
         self.path = (cache_folder or user_cache_root()) / kind / f"{name}.json"
         self._folder = folder

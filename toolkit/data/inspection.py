@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from toolkit.data.findings import Findings
-from toolkit.data.image_files import ImageFacts, inspect_image
+from toolkit.data.image_files import IMAGE_SUFFIXES, ImageFacts, inspect_image
 from toolkit.data.image_memo import ImageMemo
 from toolkit.data.prefetch import map_in_pieces
 from toolkit.errors import DatasetError, Problem
+from toolkit.text import is_unicode, printable
 
 SKIPPED_FOLDERS = frozenset(("_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"))
 
@@ -36,6 +37,19 @@ def walk_files(folder: Path, without: Sequence[Path] = ()) -> Iterator[str]:
         prefix = "" if inside == "." else f"{inside}/"
         found += [f"{prefix}{f}" for f in files if not f.startswith(".")]
     yield from sorted(found)
+
+
+def is_written(folder: Path, name: str, findings: Findings) -> bool:
+    """Whether a path can be put into texts, as reports and caches do.
+
+    Appends a problem for one of a picture, or of the folder itself (name: "").
+    """
+    path = str(folder / name)
+    written = is_unicode(path)
+    if not written and (not name or name.lower().endswith(IMAGE_SUFFIXES)):
+        reason, file = "its name is not UTF-8", printable(path)
+        findings.problems.append(Problem("data.file_name", reason, file=file, remedy="rename it"))
+    return written
 
 
 def inspect_all(

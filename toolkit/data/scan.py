@@ -6,6 +6,7 @@ Nothing is swallowed: every file that cannot be used is a Problem, everything wo
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +21,9 @@ from toolkit.data.dataset_list import is_list, read_list
 from toolkit.data.findings import Findings, first_names
 from toolkit.data.image_files import IMAGE_SUFFIXES, WHITE, ImageFacts, inspect_header, inspect_image
 from toolkit.data.image_memo import ImageMemo
-from toolkit.data.inspection import Progress, inspect_all, walk_files
+from toolkit.data.inspection import Progress, inspect_all, is_written, walk_files
 from toolkit.data.items import PLAIN, Bucket, CaptionRules, MediaItem
 from toolkit.errors import DatasetError, Problem
-from toolkit.text import is_unicode, printable
 
 UNREAD_SUFFIXES = (
     (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".jp2", ".j2k")
@@ -99,15 +99,15 @@ def _find_pictures(
 
     without: folders of other pictures, wherever they lie.
     """
-    if not _is_written(path, "", findings):
+    if not is_written(path, "", findings):
         return _Found(path, [], captions)
     if is_list(path):
         return _listed_pictures(path, captions, findings)
-    if not path.is_dir():
-        reason = "is a file, not a folder of pictures" if path.exists() else "no such folder"
+    if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        reason = "is a file, not a folder of pictures" if os.path.exists(path) else "no such folder"  # noqa: PTH110
         findings.problems.append(Problem("data.no_folder", reason, file=str(path)))
         return _Found(path, [], captions)
-    files = [name for name in walk_files(path, without) if _is_written(path, name, findings)]
+    files = [name for name in walk_files(path, without) if is_written(path, name, findings)]
     pictures = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
     _note_unread(path, files, findings)
     if not pictures and not findings.problems:
@@ -116,19 +116,6 @@ def _find_pictures(
         findings.problems.append(Problem("data.no_images", message))
         return _Found(path, [], captions)
     return _Found(path, pictures, captions, tuple(set(files) - set(pictures)))
-
-
-def _is_written(folder: Path, name: str, findings: Findings) -> bool:
-    """Whether a path can be put into texts, as reports and caches do.
-
-    Appends a problem for one of a picture, or of the folder itself (name: "").
-    """
-    path = str(folder / name)
-    written = is_unicode(path)
-    if not written and (not name or name.lower().endswith(IMAGE_SUFFIXES)):
-        reason, file = "its name is not UTF-8", printable(path)
-        findings.problems.append(Problem("data.file_name", reason, file=file, remedy="rename it"))
-    return written
 
 
 def _listed_pictures(path: Path, captions: CaptionSource, findings: Findings) -> _Found:
@@ -290,7 +277,7 @@ def scan_dataset(  # noqa: PLR0913 - one keyword for each key of a dataset's sec
         "full_size_controls": companions.aligned_controls,
     }
     rules = _Rules(
-        name=name if name is not None else folder.resolve().name,
+        name=name if name is not None else Path(os.path.realpath(folder)).name,
         resolutions=tuple(dict.fromkeys(resolutions)),
         size_multiple=size_multiple,
         use_buckets=use_buckets,

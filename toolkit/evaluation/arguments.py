@@ -135,13 +135,15 @@ def _not_there(values: Mapping[str, Any]) -> Iterator[Problem]:
     """Files and folders that are missing, or there twice."""
     if values.get("lora") and not resolve_path(values["lora"]).is_file():
         yield _problem("lora", f"no such file: {values['lora']}")
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in values["dataset_path"]:
         place = resolve_path(path)
-        if place.resolve() in seen:
+        real = os.path.realpath(place)
+        if real in seen:
             yield _problem("dataset_path", f"is named twice: {path}", "leave one out")
-        seen.add(place.resolve())
-        if not place.is_dir() and not (is_list(place) and place.is_file()):
+        seen.add(real)
+        # Not Path.is_dir, which raises for a name that is too long.
+        if not os.path.isdir(place) and not (is_list(place) and os.path.isfile(place)):  # noqa: PTH112, PTH113
             yield _problem("dataset_path", f"no such folder, nor a .json or .jsonl list: {path}")
 
 

@@ -138,7 +138,8 @@ def _form(
     wrong: list[tuple[str, str]], status: int,
 ) -> Response:  # fmt: skip
     output = services.preferences.output_root
-    loras = sorted(output.glob("*/*.safetensors"), key=lambda path: -path.stat().st_mtime)[:MOST_LORAS]
+    files = (path for path in output.glob("*/*.safetensors") if path.is_file())  # no links to what is gone
+    loras = sorted(files, key=lambda path: -path.stat().st_mtime)[:MOST_LORAS]
     known = dict.fromkeys(each.model for each in queueing.list_evaluations(services) if each.model)
     context = {
         "name": name, "values": values, "wrong": wrong, "devices": services.settings.devices,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from testing.caption_models import save_blip, save_florence, save_qwen
 from toolkit.captioning.captioner import FLORENCE_TASK, INSTRUCTION, Captioner, load_captioner
-from toolkit.errors import ModelError
+from toolkit.errors import ConfigError, ModelError
 
 CPU = torch.device("cpu")
 LENGTH = 8
@@ -119,3 +119,26 @@ def test_what_is_no_captioner_is_refused_in_one_line(tmp_path, name, told):
     (problem,) = error.value.problems
     assert (problem.code, problem.key) == ("model.load", "model")
     assert told in str(problem) and "\n" not in str(problem)
+
+
+def test_a_file_that_was_not_loaded_whole_is_refused(tmp_path):
+    folder = save_blip(tmp_path / "blip")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="model"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"), [("florence", "describe <CAPTION>"), ("qwen", "a <|image_pad|> b")]
+)
+def test_a_prompt_that_a_model_does_not_take_is_one_line(models, name, prompt):
+    with pytest.raises(ConfigError, match="prompt: the model does not take it"):
+        load(models[name], prompt=prompt).caption(pictures(1))
+
+
+def test_an_answer_is_no_longer_than_a_model_has_places(models):
+    long = load_captioner(str(models["blip"]), device=CPU, dtype=torch.float32, max_new_tokens=500)
+    assert long.caption(pictures(1))
+    with pytest.raises(ConfigError, match="prompt: .* tokens, and the model has places for 64"):
+        load(models["blip"], prompt="red " * 100).caption(pictures(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,6 +103,58 @@ def test_undo_leaves_what_was_changed_since(photos):
     assert texts(photos) == {"a": "better", "b": "by hand\n", "c": " \n"}
 
 
+def test_undo_puts_back_what_holds_other_ends_of_lines(photos):
+    """U+2028 and U+0085 end lines for Python, not for JSON: a caption with them is one row still."""
+    Image.new("RGB", (12, 8), COLOURS["a"]).save(photos / "e\u2028f.png")
+    (photos / "a.txt").write_text("my own\u2028caption,\u0085 by hand\n", encoding="utf-8")
+    before = texts(photos)
+    caption(request(photos, recaption=True), Namer())
+    assert undo(photos.parent / "out" / "captions.jsonl") == (5, [])
+    assert texts(photos) == before
+
+
+def test_undo_goes_on_past_a_file_of_another_encoding(photos):
+    caption(request(photos), Namer())
+    (photos / "a.txt").write_bytes("better".encode("utf-16"))
+    restored, left = undo(photos.parent / "out" / "captions.jsonl")
+    assert restored == 2 and left == [f"{photos / 'a.txt'}: changed since, left as it is"]
+
+
+def test_undo_takes_back_a_run_and_not_the_stopped_one_of_another_folder(photos):
+    namer = Namer()
+    with pytest.raises(JobStopped):
+        caption(request(photos), namer, Watcher(should_stop=lambda: len(namer.batches) == 2))
+    other = photos.parent / "other"
+    other.mkdir()
+    Image.new("RGB", (12, 8), COLOURS["a"]).save(other / "x.png")
+    caption(CaptionRequest([str(other)], "stand-in", out_dir=photos.parent / "out"), Namer())
+    assert undo(photos.parent / "out" / "captions.jsonl") == (1, [])
+    assert texts(other) == {} and texts(photos)["a"] == said("a")
+
+
+def test_undo_begins_with_what_was_written_last(photos):
+    asked, namer = request(photos, recaption=True), Namer()
+    with pytest.raises(JobStopped):
+        caption(asked, namer, Watcher(should_stop=lambda: len(namer.batches) == 2))
+    (photos / "a.txt").write_text("by hand since\n", encoding="utf-8")
+    caption(asked, Namer())
+    undo(photos.parent / "out" / "captions.jsonl")
+    assert texts(photos)["a"] == "by hand since\n"
+
+
+def test_what_stood_there_is_noted_before_it_is_replaced(photos, monkeypatch):
+    """A kill between the two leaves a note too many, never a caption that cannot be had back."""
+
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toolkit.captioning.record.atomic.write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        caption(request(photos, recaption=True), Namer())
+    rows = (photos.parent / "out" / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(rows[-1])["file"] == str(photos / "a.txt")
+
+
 def test_a_dry_run_shows_and_writes_nothing(photos):
     before, lines = texts(photos), []
     caption(request(photos, dry_run=True, max_samples=2), Namer(), Watcher(say=lines.append))
@@ -149,20 +202,45 @@ def test_json_captions_keep_their_other_keys(photos):
     assert json.loads((photos / "more" / "d.json").read_text()) == {"caption": str(COLOURS["d"])}
 
 
-def test_everything_wrong_is_told_before_a_model_is_loaded(photos):
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("recaption", [False, True])
+def test_everything_wrong_is_told_before_a_model_is_loaded(photos, recaption):
     (photos / "bad.png").write_bytes(b"\x89PNG nothing")
     (photos / "empty.jpg").write_bytes(b"")
     (photos / "d2.png").write_bytes((photos / "a.png").read_bytes())
     (photos / "d2.txt").write_bytes(b"\xff\xfea\0")
+    (photos / "a.png").rename(os.fsdecode(bytes(photos) + b"/\xff.png"))
     before = texts(photos.parent, ".png.none")
     with pytest.raises(DatasetError) as error:
-        run_captioning(request(photos), load=lambda: pytest.fail("loaded"))
+        run_captioning(request(photos, recaption=recaption), load=lambda: pytest.fail("loaded"))
     named = {Path(problem.file or "").name: problem.code for problem in error.value.problems}
     assert named == {
         "bad.png": "data.unreadable_image", "empty.jpg": "data.unreadable_image",
-        "d2.txt": "data.caption_file",
+        "d2.txt": "data.caption_file", "\\udcff.png": "data.file_name",
     }  # fmt: skip
     assert texts(photos.parent, ".png.none") == before and not (photos / "a.txt").exists()
+
+
+def test_a_stopped_run_goes_on_past_a_file_of_another_encoding(photos):
+    asked, namer = request(photos, recaption=True), Namer()
+    with pytest.raises(JobStopped):
+        caption(asked, namer, Watcher(should_stop=lambda: len(namer.batches) == 2))
+    (photos / "a.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"a\.txt: the caption is not UTF-8"):
+        caption(asked, Namer())
+
+
+def test_what_no_file_can_hold_is_told_first(photos):
+    with pytest.raises(ConfigError, match="prefix: cannot be written as UTF-8"):
+        caption(request(photos, prefix="caf\udce9,"), Namer())
+    (photos / "a.json").write_text('{"title": "\\ud83d cat"}', encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"a\.json: holds half a character"):
+        caption(request(photos, caption_ext=".json", recaption=True), Namer())
+
+
+def test_an_opening_that_was_asked_for_stays(photos):
+    caption(request(photos, prompt="A photo of"), Namer())
+    assert texts(photos)["a"] == f"a photo of {said('a')}"
 
 
 def test_folders_that_are_not_there_or_empty(tmp_path, photos):
