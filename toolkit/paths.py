@@ -34,6 +34,11 @@ def resolve_path(name: str | os.PathLike[str]) -> Path:
     return ROOT / path
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; unlike Path.is_dir it raises for no name, however long."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def resolve_model(name_or_path: str) -> Path | None:
     """The local folder or file that `name_or_path` means, or None if it can only be a hub id."""
     if name_or_path in EMBEDDED_MODELS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -49,6 +49,14 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def unwritable(values: Mapping[str, object]) -> Iterator[str]:
+    """The keys of values, or lists of them, that no file in UTF-8 can hold."""
+    for key, value in values.items():
+        texts = value if isinstance(value, list) else [value]
+        if not all(is_unicode(str(text)) for text in texts):
+            yield key
 
 
 def printable(text: str) -> str:

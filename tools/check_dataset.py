@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from toolkit.data.captions import is_extension
 from toolkit.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, UserError
 from toolkit.packages import explain_missing_packages
-from toolkit.text import is_unicode
+from toolkit.text import unwritable
 
 if TYPE_CHECKING:
     from toolkit.dataset_check.report import CheckReport, DatasetCheck
@@ -86,9 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.size_multiple > MAX_MULTIPLE or max(options.resolution) > MAX_RESOLUTION:
         limits = f"--resolution at most {MAX_RESOLUTION}, --size-multiple at most {MAX_MULTIPLE}"
         parser.error(f"{limits}: no model takes more")
-    for name, value in vars(options).items():
-        if not all(map(is_unicode, map(str, value if isinstance(value, list) else [value]))):
-            parser.error(f"--{name.replace('_', '-')} cannot be written as UTF-8")
+    for name in unwritable(vars(options)):
+        parser.error(f"--{name.replace('_', '-')} cannot be written as UTF-8")
     if not is_extension(options.caption_ext):
         parser.error(f"--caption-ext {options.caption_ext!r} must be the end of a file's name, such as .txt")
     try:

@@ -17,8 +17,8 @@ from toolkit.data.image_files import IMAGE_SUFFIXES
 from toolkit.data.image_memo import ImageMemo
 from toolkit.data.inspection import Progress, inspect_all, is_written, walk_files
 from toolkit.errors import ConfigError, DatasetError, Problem
-from toolkit.paths import resolve_path
-from toolkit.text import is_unicode
+from toolkit.paths import is_folder, resolve_path
+from toolkit.text import unwritable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,11 @@ class Plan:
 
 def check_request(request: CaptionRequest) -> Iterator[Problem]:
     """Folders that are not there or not to be written into, and texts that no file can hold."""
-    for key in ("prefix", "suffix", "prompt"):
-        if not is_unicode(getattr(request, key) or ""):
-            yield Problem("caption.argument", "cannot be written as UTF-8", key=key)
+    for key in unwritable({key: getattr(request, key) for key in ("prefix", "suffix", "prompt")}):
+        yield Problem("caption.argument", "cannot be written as UTF-8", key=key)
     for name in request.dataset_paths:
         folder = resolve_path(name)
-        if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        if not is_folder(folder):
             yield Problem("caption.argument", f"no such folder: {name}", key="dataset_path")
         elif not request.dry_run and not os.access(folder, os.W_OK | os.X_OK):
             remedy = "make it writable, or look at the captions first with dry_run"

@@ -7,14 +7,13 @@ in place of an object), a list of objects that name their picture, and the same 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from toolkit.data.captions import Caption, parse_caption, read_text
 from toolkit.errors import DatasetError, Problem
-from toolkit.paths import resolve_path
+from toolkit.paths import is_folder, resolve_path
 from toolkit.text import is_unicode, printable
 
 LIST_SUFFIXES = (".json", ".jsonl")
@@ -27,7 +26,7 @@ Entry = tuple[int | None, Any, Any]  # (line, path, what is said about it)
 
 def is_list(path: Path) -> bool:
     """Whether a dataset's path names a list of pictures rather than a folder."""
-    return path.suffix.lower() in LIST_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112 - raises never
+    return path.suffix.lower() in LIST_SUFFIXES and not is_folder(path)
 
 
 def read_list(path: Path) -> dict[str, Caption]:

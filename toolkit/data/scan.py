@@ -24,6 +24,7 @@ from toolkit.data.image_memo import ImageMemo
 from toolkit.data.inspection import Progress, inspect_all, is_written, walk_files
 from toolkit.data.items import PLAIN, Bucket, CaptionRules, MediaItem
 from toolkit.errors import DatasetError, Problem
+from toolkit.paths import is_folder
 
 UNREAD_SUFFIXES = (
     (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jxl", ".jp2", ".j2k")
@@ -103,7 +104,7 @@ def _find_pictures(
         return _Found(path, [], captions)
     if is_list(path):
         return _listed_pictures(path, captions, findings)
-    if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+    if not is_folder(path):
         reason = "is a file, not a folder of pictures" if os.path.exists(path) else "no such folder"  # noqa: PTH110
         findings.problems.append(Problem("data.no_folder", reason, file=str(path)))
         return _Found(path, [], captions)

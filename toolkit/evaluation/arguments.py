@@ -12,8 +12,8 @@ from toolkit.config_modules.names import DTYPES, EVAL_TIMESTEP_TYPES
 from toolkit.data.captions import is_extension
 from toolkit.data.dataset_list import is_list
 from toolkit.errors import ConfigError, Problem, did_you_mean
-from toolkit.paths import OUTPUT_ROOT, resolve_path
-from toolkit.text import is_unicode
+from toolkit.paths import OUTPUT_ROOT, is_folder, resolve_path
+from toolkit.text import unwritable
 
 MODEL_KEYS = ("name_or_path", "arch", "vae_path", "dtype")
 # ai-toolkit's tool reads these too; they say nothing here, or only at their defaults.
@@ -142,17 +142,15 @@ def _not_there(values: Mapping[str, Any]) -> Iterator[Problem]:
         if real in seen:
             yield _problem("dataset_path", f"is named twice: {path}", "leave one out")
         seen.add(real)
-        # Not Path.is_dir, which raises for a name that is too long.
-        if not os.path.isdir(place) and not (is_list(place) and os.path.isfile(place)):  # noqa: PTH112, PTH113
+        # Not Path.is_file, which raises for a name that is too long.
+        if not is_folder(place) and not (is_list(place) and os.path.isfile(place)):  # noqa: PTH113
             yield _problem("dataset_path", f"no such folder, nor a .json or .jsonl list: {path}")
 
 
 def _unknown(values: Mapping[str, Any]) -> Iterator[Problem]:
     """Names that stand for nothing, and what no report can hold."""
-    for key, value in values.items():
-        texts = value if isinstance(value, list) else [value]
-        if not all(is_unicode(str(text)) for text in texts):
-            yield _problem(key, "cannot be written as UTF-8")
+    for key in unwritable(values):
+        yield _problem(key, "cannot be written as UTF-8")
     name = values["timestep_type"]
     if name not in EVAL_TIMESTEP_TYPES:
         guess = did_you_mean(name, EVAL_TIMESTEP_TYPES)

@@ -61,6 +61,11 @@ def tags_of(caption: str) -> list[str]:
     return [tag.strip() for tag in caption.split(",") if tag.strip()]
 
 
+def _head(tag: str) -> str:
+    """The last word of a tag, lower case: what it is about."""
+    return tag.split()[-1].lower()
+
+
 def _words(caption: str) -> list[str]:
     return caption.split()
 
@@ -110,7 +115,7 @@ class Vocabulary:
                 if len(self._holding[tag]) < _MOST_PLACES:
                     self._holding[tag].append(number)
         for tag in sorted(self.tags):
-            self.heads[tag.split()[-1].lower()].append(tag)
+            self.heads[_head(tag)].append(tag)
 
     def _note_places(self) -> None:
         """Where each phrase stands: the places with most in them first, whatever the captions' order."""
@@ -122,7 +127,7 @@ class Vocabulary:
 
     def other_tags(self, tag: str, present: Collection[str], draw: random.Random, count: int) -> list[str]:
         """Tags that may stand for one: of the same last word ("red hair": "blue hair") first, then any."""
-        akin = [other for other in self.heads[tag.split()[-1].lower()] if other not in present]
+        akin = [other for other in self.heads[_head(tag)] if other not in present]
         found = akin if len(akin) <= count else draw.sample(akin, count)
         every = self._sorted_tags()
         rest = draw.sample(every, min(len(every), count + len(present) + len(found)))
@@ -139,10 +144,10 @@ class Vocabulary:
         present: the tags of the caption; the more of them stand in the captions of another tag, the sooner it
         comes.
         """
-        head, beside = tag.split()[-1].lower(), self._beside(*(set(present) - {tag}))
+        head, beside = _head(tag), self._beside(*(set(present) - {tag}))
         akin = self.akin_to(tag)
         others = (other for other in {*self.heads.get(head, ()), *beside} - set(present) if akin(other))
-        ranked = ((other.split()[-1].lower() != head, -beside[other], other) for other in others)
+        ranked = ((_head(other) != head, -beside[other], other) for other in others)
         return [other for *_, other in heapq.nsmallest(NUM_KIN, ranked)]
 
     def akin_to(self, tag: str) -> Callable[[str], bool]:
@@ -152,12 +157,12 @@ class Vocabulary:
         in one caption, where by chance they would. To exchange a tag that says nothing of the picture for one
         that says something else of it would be no exchange.
         """
-        head, beside, held = tag.split()[-1].lower(), self._beside(tag), len(self._holding.get(tag, ()))
+        head, beside, held = _head(tag), self._beside(tag), len(self._holding.get(tag, ()))
 
         def akin(other: str) -> bool:
             by_chance = held * self.tags[other] / max(1, len(self._lists))
             excludes = by_chance >= 1 and beside[other] < _EXCLUDING * by_chance
-            return excludes or other.split()[-1].lower() == head
+            return excludes or _head(other) == head
 
         return akin
 

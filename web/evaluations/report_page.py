@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.paths import is_folder
 from web.evaluations.reports import METRICS, Metric, dataset_folder, messages
 from web.services import Services
 
@@ -148,7 +148,7 @@ def _interval(value: Any) -> dict[str, float | None] | None:
 
 def _name(root: Any, path: str) -> str | None:
     folder = dataset_folder(path)
-    return folder.name if folder.parent == root and os.path.isdir(folder) else None  # noqa: PTH112
+    return folder.name if folder.parent == root and is_folder(folder) else None
 
 
 def value_of(image: Mapping[str, Any], metric: Metric) -> float | None:
